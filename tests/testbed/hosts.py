@@ -1,0 +1,549 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A bed: Docker hosts and a client on one lab network, all containers of the outer engine.
+
+Everything that belongs to a bed carries the bed's name in a label, so that ``down`` removes exactly that, also after a crash.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import ipaddress
+import json
+import pathlib
+import shlex
+import subprocess
+import time
+import typing as t
+
+from .engine import BedError, Engine, locked, outer_engine
+from .images import SUITES, WORKLOAD_TAR, build_images
+from .probe import AGENT, Agent, Probe, StormReport, Visits, listening, storm
+
+LABEL = "quaywall.bed"
+LABEL_SPEC = "quaywall.bed.spec"
+LABEL_NUMBER = "quaywall.bed.number"
+
+CLIENT = "client"
+WORKLOAD = "workload"
+
+
+class Source(t.NamedTuple):
+    """A machine that packets come from, by its address of each family."""
+
+    v4: str
+    v6: str
+
+    def for_destination(self, address: str) -> str:
+        return self.v6 if ":" in address else self.v4
+
+
+# The client's addresses besides that on the lab network: the same in every bed, so that a playbook can name them.
+OFFICE: t.Final = Source("203.0.113.10", "2001:db8:113::10")
+STRANGER: t.Final = Source("198.51.100.66", "2001:db8:100::66")
+
+
+@dataclasses.dataclass(frozen=True)
+class HostSpec:
+    """What one host shall be."""
+
+    name: str
+    """Name within the bed; the container and its host name are ``<bed>-<name>``."""
+    suite: str = ""
+    """Debian suite, and with it the version of Docker; by default the host's name."""
+    iptables: str = "nft"
+    """``nft`` or ``legacy``: what the command ``iptables`` is on this host, for Docker too."""
+    daemon: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
+    """Content of ``daemon.json``."""
+    docker: bool = True
+    """False: Docker is installed and never started."""
+
+    def __post_init__(self) -> None:
+        if not self.suite:
+            object.__setattr__(self, "suite", self.name)
+        if self.suite not in SUITES:
+            raise BedError(f"host {self.name}: suite {self.suite!r} is none of {', '.join(SUITES)}")
+        if self.iptables not in ("nft", "legacy"):
+            raise BedError(f"host {self.name}: iptables is 'nft' or 'legacy', not {self.iptables!r}")
+        if self.name == CLIENT:
+            raise BedError(f"the name {CLIENT!r} is the client's")
+
+    def to_json(self) -> str:
+        """Everything that makes this host what it is, the image included."""
+        return json.dumps({**dataclasses.asdict(self), "image": SUITES[self.suite].image}, sort_keys=True)
+
+
+class Sender:
+    """A place in the bed that packets are sent from."""
+
+    def __init__(self, place: str) -> None:
+        self._agent = Agent(self.popen, place)
+
+    def popen(self, argv: t.Sequence[str], **options: t.Any) -> subprocess.Popen[str]:
+        """Start a command at this place and leave it running."""
+        raise NotImplementedError
+
+    def connect(
+        self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5
+    ) -> Probe:
+        """Open one TCP connection, and ask who is there. Keep the time-out below 1 s: then the SYN is sent once."""
+        return self._agent.probe("connect", address=address, port=port, source=_source(source, address), timeout=timeout)
+
+    def datagram(
+        self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5
+    ) -> Probe:
+        """Send one UDP datagram, and wait for who answers."""
+        return self._agent.probe("datagram", address=address, port=port, source=_source(source, address), timeout=timeout)
+
+    def storm(
+        self,
+        address: str,
+        port: int,
+        *,
+        source: Source | str | None = None,
+        every: float = 0.005,
+        timeout: float = 0.5,
+        seconds: float = 120,
+    ) -> contextlib.AbstractContextManager[StormReport]:
+        """Connect at a steady pace in the background while the context lasts, ``seconds`` at most."""
+        source = _source(source, address)
+        return storm(
+            self.popen, address=address, port=port, source=source, every=every, timeout=timeout, seconds=seconds
+        )
+
+    def close(self) -> None:
+        self._agent.close()
+
+
+def _source(source: Source | str | None, destination: str) -> str | None:
+    return source.for_destination(destination) if isinstance(source, Source) else source
+
+
+class Machine(Sender):
+    """A container of the outer engine: a host, or the client."""
+
+    def __init__(self, bed: Bed, container: str) -> None:
+        super().__init__(container)
+        self.bed = bed
+        self.container = container
+        """The container's name in the outer engine; also the inventory's name for Ansible."""
+        self._engine = bed.engine
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.container}>"
+
+    def popen(self, argv: t.Sequence[str], **options: t.Any) -> subprocess.Popen[str]:
+        return self._engine.popen("exec", "--interactive", self.container, *argv, **options)
+
+    def run(
+        self, command: str | t.Sequence[str], *, check: bool = True, stdin: str | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside: a string goes through ``sh -c``, a sequence does not."""
+        argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        interactive = [] if stdin is None else ["--interactive"]
+        return self._engine.docker(
+            "exec", *interactive, self.container, *argv, check=check, stdin=stdin, timeout=timeout
+        )
+
+    def address(self, family: int = 4) -> str:
+        """The address on the lab network."""
+        key = {4: "IPAddress", 6: "GlobalIPv6Address"}[family]
+        path = f'{{{{(index .NetworkSettings.Networks "{self.bed.network}").{key}}}}}'
+        return self._engine.docker("inspect", "--format", path, self.container).stdout.strip()
+
+
+class Client(Machine):
+    """The machine that packets come from. It has three addresses: on the lab network, ``OFFICE`` and ``STRANGER``."""
+
+    def listen(self, port: int, name: str = CLIENT) -> contextlib.AbstractContextManager[Visits]:
+        """Serve a TCP port on all addresses of the client while the context lasts."""
+        return listening(self._agent, port, name)
+
+    @contextlib.contextmanager
+    def route(self, subnet: str, via: Host) -> t.Iterator[None]:
+        """Reach a subnet inside a host directly, without a published port."""
+        network = ipaddress.ip_network(subnet)
+        route = ["ip", f"-{network.version}", "route"]
+        self.run([*route, "replace", str(network), "via", via.address(network.version)])
+        try:
+            yield
+        finally:
+            self.run([*route, "del", str(network)], check=False)
+
+
+class Workload(Sender):
+    """A container inside a host. What it sends comes from its own network namespace."""
+
+    def __init__(self, host: Host, name: str) -> None:
+        super().__init__(f"{host.container}/{name}")
+        self.host = host
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Workload {self.name} on {self.host.container}>"
+
+    def popen(self, argv: t.Sequence[str], **options: t.Any) -> subprocess.Popen[str]:
+        return self.host.popen(["sh", "-c", f'{self._enter} "$@"', "sh", *argv], **options)
+
+    @property
+    def _enter(self) -> str:
+        return f"exec nsenter --net --target \"$(docker inspect -f '{{{{.State.Pid}}}}' {shlex.quote(self.name)})\""
+
+    def address(self, family: int = 4, network: str | None = None) -> str:
+        """The container's address now, on the named network or its only one."""
+        found = json.loads(self.host.docker("inspect", self.name).stdout)[0]["NetworkSettings"]["Networks"]
+        endpoint = found[network] if network else next(iter(found.values()))
+        address: str = endpoint[{4: "IPAddress", 6: "GlobalIPv6Address"}[family]]
+        return address
+
+    def serve_udp(self, port: int) -> None:
+        """Answer datagrams on a port with the container's name, until the container stops."""
+        script = f'pid=$(docker inspect -f "{{{{.State.Pid}}}}" {shlex.quote(self.name)}); '
+        script += 'nsenter --net --target "$pid" "$@" "$pid" >/dev/null 2>&1 & '
+        script += f'until grep -qi ":{port:04X} " "/proc/$pid/net/udp6"; do sleep 0.02; done'
+        self.host.run(["sh", "-c", script, "sh", "python3", "-c", AGENT, "udp-echo", str(port), self.name])
+
+    def remove(self) -> None:
+        self.close()
+        self.host.docker("rm", "--force", "--volumes", self.name)
+
+
+class Host(Machine):
+    """A Docker host: systemd, its own dockerd, its own iptables."""
+
+    def docker(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the docker CLI of this host."""
+        return self.run(["docker", *arguments], check=check, timeout=timeout)
+
+    def wait_for_docker(self, seconds: float = 60) -> None:
+        """Wait until the inner dockerd answers and has the workload image."""
+        script = f"""
+            until docker version >/dev/null 2>&1; do
+                ! systemctl is-failed --quiet docker || {{ journalctl --no-pager -n 20 -u docker; exit 1; }}
+                sleep 0.05
+            done
+            docker image inspect {WORKLOAD} >/dev/null 2>&1 ||
+            docker load --quiet --input {WORKLOAD_TAR}
+        """
+        try:
+            self.run(script, timeout=seconds)
+        except subprocess.TimeoutExpired as error:
+            state = self._engine.docker("logs", "--tail", "20", self.container, check=False)
+            raise BedError(f"{self.container}: Docker does not answer after {seconds} s\n{state.stdout}") from error
+
+    def start_docker(self) -> None:
+        """Start Docker on a host that came up without (``HostSpec(docker=False)``), from this boot on."""
+        self.run("systemctl --quiet unmask docker.service docker.socket && systemctl start docker")
+        self.wait_for_docker()
+
+    def run_workload(
+        self,
+        name: str,
+        *options: str,
+        port: int | t.Sequence[int] = 8080,
+        publish: t.Sequence[str] = (),
+        network: str | None = None,
+        ip: str | None = None,
+        ip6: str | None = None,
+        restart: str = "always",
+    ) -> Workload:
+        """Start a container that answers with its own name on its ports, and wait until it listens.
+
+        ``options`` go to ``docker run`` as they are.
+        """
+        ports = [port] if isinstance(port, int) else list(port)
+        run = ["docker", "run", "--detach", f"--name={name}", f"--hostname={name}", f"--restart={restart}"]
+        run += [f"--publish={published}" for published in publish]
+        run += [f"--network={network}"] if network else []
+        run += [f"--ip={ip}"] if ip else []
+        run += [f"--ip6={ip6}"] if ip6 else []
+        run += [*options, WORKLOAD, "serve", *(str(number) for number in ports)]
+        script = f"""
+            set -e
+            {shlex.join(run)}
+            pid=$(docker inspect -f '{{{{.State.Pid}}}}' {shlex.quote(name)})
+            for port in {" ".join(f"{number:04X}" for number in ports)}; do
+                until grep -qi ":$port 0*:0000 0A" "/proc/$pid/net/tcp" "/proc/$pid/net/tcp6"; do sleep 0.02; done
+            done
+        """
+        self.run(script)
+        return Workload(self, name)
+
+    def workload(self, name: str) -> Workload:
+        """A container that already runs on this host, whoever started it."""
+        return Workload(self, name)
+
+    def connect_from(self, container: str, address: str, port: int, *, timeout: float = 0.5) -> Probe:
+        """Open one TCP connection from inside a container of this host."""
+        sender = Workload(self, container)
+        try:
+            return sender.connect(address, port, timeout=timeout)
+        finally:
+            sender.close()
+
+    def remove_workloads(self) -> None:
+        """Remove all containers and the networks that were created: an empty Docker host again."""
+        self.run(
+            "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes;"
+            "docker network prune --force; docker volume prune --force"
+        )
+
+    def reboot(self) -> None:
+        """A clean reboot: systemd stops every service, and boots again."""
+        self._boot_again(("restart", "--time", "60"))
+
+    def power_cut(self) -> None:
+        """The power goes and comes back: nobody has a chance to save anything."""
+        self._boot_again(("kill",), ("start",))
+
+    def _boot_again(self, *commands: tuple[str, ...]) -> None:
+        self.close()
+        always = self._containers_that_come_back()
+        for command in commands:
+            self._engine.docker(*command, self.container)
+        self.wait_for_docker()
+        deadline = time.monotonic() + 60
+        while True:
+            waiting = always - set(self.docker("ps", "--format", "{{.Names}}").stdout.split())
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise BedError(f"{self.container}: {', '.join(sorted(waiting))} did not come back after the boot")
+            time.sleep(0.1)
+
+    def _containers_that_come_back(self) -> set[str]:
+        template = "{{.HostConfig.RestartPolicy.Name}} {{.Name}}"
+        script = f"docker ps --quiet | xargs --no-run-if-empty docker inspect --format '{template}'"
+        lines = [line.split(" /") for line in self.run(script, check=False).stdout.splitlines()]
+        return {name for policy, name in lines if policy in ("always", "unless-stopped")}
+
+
+class Bed:
+    """The hosts and the client under one name. Attaches to what already runs under that name."""
+
+    def __init__(self, name: str, engine: Engine | None = None) -> None:
+        self.name = name
+        self.engine = engine or outer_engine()
+        self.network = name
+        self._hosts: dict[str, Host] = {}
+        self._client: Client | None = None
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.down()
+
+    def host(self, name: str) -> Host:
+        if name not in self._hosts:
+            self._hosts[name] = Host(self, f"{self.name}-{name}")
+        return self._hosts[name]
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            self._client = Client(self, f"{self.name}-{CLIENT}")
+        return self._client
+
+    def up(self, hosts: t.Iterable[HostSpec | str] = (), *, client: bool = True) -> list[str]:
+        """Bring up these hosts (a string is a suite) and the client, in parallel, and wait until they are ready.
+
+        What runs and is as specified stays as it is. Returns the containers that were created or started.
+        """
+        specs = [HostSpec(host) if isinstance(host, str) else host for host in hosts]
+        build_images(self.engine, [spec.suite for spec in specs] + (["bookworm"] if client else []))
+        with locked(f"bed-{self.name}"):
+            self._ensure_network()
+            present = self._containers()
+            numbers = _numbers(present, [f"{self.name}-{spec.name}" for spec in specs])
+            with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+                jobs = [pool.submit(self._up_host, spec, present, numbers) for spec in specs]
+                if client:
+                    jobs.append(pool.submit(self._up_client, present))
+                return [container for job in jobs if (container := job.result())]
+
+    def down(self) -> list[str]:
+        """Remove everything that carries this bed's label. Returns what was removed."""
+        for sender in (*self._hosts.values(), self.client):
+            sender.close()
+        with locked(f"bed-{self.name}"):
+            mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
+            containers = self.engine.docker("ps", "--all", "--no-trunc", *mine).stdout.split()
+            if containers:
+                self.engine.docker("rm", "--force", "--volumes", *containers)
+            networks = self.engine.docker("network", "ls", "--no-trunc", *mine).stdout.split()
+            if networks:
+                self.engine.docker("network", "rm", *networks)
+            for container in containers:
+                _remove_cgroups(container)
+        return containers + networks
+
+    def _containers(self) -> dict[str, dict[str, t.Any]]:
+        mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
+        ids = self.engine.docker("ps", "--all", *mine).stdout.split()
+        if not ids:
+            return {}
+        return {c["Name"].lstrip("/"): c for c in json.loads(self.engine.docker("inspect", *ids).stdout)}
+
+    def _subnets(self) -> tuple[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+        found = json.loads(self.engine.docker("network", "inspect", self.network).stdout)[0]["IPAM"]["Config"]
+        subnets = {(subnet := ipaddress.ip_network(entry["Subnet"])).version: subnet for entry in found}
+        return t.cast("tuple[ipaddress.IPv4Network, ipaddress.IPv6Network]", (subnets[4], subnets[6]))
+
+    def _ensure_network(self) -> None:
+        mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
+        if self.engine.docker("network", "ls", *mine).stdout.strip():
+            return
+        for attempt in range(16):
+            v4, v6 = _lab_subnets(self.name, attempt)
+            created = self.engine.docker(
+                *("network", "create", f"--label={LABEL}={self.name}", "--ipv6"),
+                *(f"--subnet={v4}", f"--subnet={v6}", self.network),
+                check=False,
+            )
+            if created.returncode == 0:
+                return
+            if "overlap" not in created.stderr:
+                break
+        raise BedError(f"cannot create the network {self.network}: {created.stderr}")
+
+    def _addresses(self, number: int) -> list[str]:
+        v4, v6 = self._subnets()
+        return [f"--network={self.network}", f"--ip={v4[number]}", f"--ip6={v6[number]}"]
+
+    def _up_host(self, spec: HostSpec, present: dict[str, dict[str, t.Any]], numbers: dict[str, int]) -> str | None:
+        host = self.host(spec.name)
+        changed = self._ensure(
+            host,
+            present.get(host.container),
+            spec.to_json(),
+            numbers[host.container],
+            self._host_options(spec),
+            [SUITES[spec.suite].image, "/usr/local/sbin/bed-init", *_bed_init_arguments(spec)],
+        )
+        if spec.docker:
+            host.wait_for_docker()
+        return host.container if changed else None
+
+    def _up_client(self, present: dict[str, dict[str, t.Any]]) -> str | None:
+        image = SUITES["bookworm"].image
+        script = "; ".join(
+            [
+                "nft flush ruleset",
+                *(f"ip addr add {source.v4}/32 dev eth0" for source in (OFFICE, STRANGER)),
+                *(f"ip -6 addr add {source.v6}/128 dev eth0 nodad" for source in (OFFICE, STRANGER)),
+                "exec sleep infinity",
+            ]
+        )
+        client = self.client
+        options = ["--init", "--cap-add=NET_ADMIN", *_NETWORK_SYSCTLS]
+        changed = self._ensure(
+            client, present.get(client.container), f"{image} {script}", 10, options, [image, "sh", "-c", script]
+        )
+        return client.container if changed else None
+
+    def _ensure(
+        self,
+        machine: Machine,
+        present: dict[str, t.Any] | None,
+        spec: str,
+        number: int,
+        options: list[str],
+        command: list[str],
+    ) -> bool:
+        """Create or start the container unless it runs as specified. Returns whether there was something to do."""
+        if present and present["Config"]["Labels"].get(LABEL_SPEC) == spec:
+            if present["State"]["Running"]:
+                return False
+            self.engine.docker("start", machine.container)
+            return True
+        if present:
+            self.engine.docker("rm", "--force", "--volumes", machine.container)
+        self.engine.docker(
+            *("run", "--detach", f"--name={machine.container}", f"--hostname={machine.container}"),
+            *(f"--label={LABEL}={self.name}", f"--label={LABEL_SPEC}={spec}", f"--label={LABEL_NUMBER}={number}"),
+            *self._addresses(number),
+            *options,
+            *command,
+        )
+        return True
+
+    def _host_options(self, spec: HostSpec) -> list[str]:
+        return [
+            # All that --privileged gives, less SYS_RESOURCE, which a machine in a sandbox may lack itself.
+            "--cap-add=ALL",
+            "--cap-drop=SYS_RESOURCE",
+            *(f"--security-opt={opt}" for opt in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined")),
+            "--device-cgroup-rule=a *:* rwm",
+            "--cgroupns=host",
+            f"--volume={_cgroup_folder(spec.suite)}:/sys/fs/cgroup:rw",
+            "--volume=/var/lib/docker",
+            "--volume=/var/lib/containerd",
+            *(f"--tmpfs={folder}" for folder in ("/run", "/run/lock", "/tmp")),
+            "--env=container=docker",
+            "--stop-signal=SIGRTMIN+3",
+            # Inherited 1, Docker would leave the policy of FORWARD at ACCEPT; on a bare machine it makes it DROP.
+            "--sysctl=net.ipv4.ip_forward=0",
+            *_NETWORK_SYSCTLS,
+        ]
+
+
+_NETWORK_SYSCTLS = (
+    "--sysctl=net.ipv6.conf.all.disable_ipv6=0",
+    # No second of deafness after an address is set.
+    "--sysctl=net.ipv6.conf.all.accept_dad=0",
+    "--sysctl=net.ipv6.conf.default.accept_dad=0",
+    # A REJECT is answered every time, also in a storm.
+    "--sysctl=net.ipv4.icmp_ratelimit=0",
+    "--sysctl=net.ipv6.icmp.ratelimit=0",
+)
+
+
+def _bed_init_arguments(spec: HostSpec) -> list[str]:
+    # Hosts answer OFFICE and STRANGER on the lab network, where the client is.
+    routes = [str(ipaddress.ip_network(address)) for source in (OFFICE, STRANGER) for address in source]
+    arguments = [*(f"route={route}" for route in routes), f"iptables={spec.iptables}"]
+    if spec.daemon:
+        arguments.append(f"daemon={json.dumps(spec.daemon)}")
+    if not spec.docker:
+        arguments.append("docker=off")
+    return arguments
+
+
+def _numbers(present: t.Mapping[str, dict[str, t.Any]], wanted: list[str]) -> dict[str, int]:
+    """The last number of each host's addresses: what it has, else the lowest that is free."""
+    numbers = {name: int(found["Config"]["Labels"][LABEL_NUMBER]) for name, found in present.items()}
+    for name in wanted:
+        if name not in numbers:
+            numbers[name] = next(n for n in range(21, 250) if n not in numbers.values())
+    return numbers
+
+
+def _lab_subnets(name: str, attempt: int) -> tuple[str, str]:
+    """Subnets by the bed's name. Docker inside the hosts takes its own from 172.16/12 and 192.168/16, so not those."""
+    digest = hashlib.sha256(f"{name} {attempt}".encode()).hexdigest()
+    return f"10.{64 + int(digest[:2], 16) % 128}.{int(digest[2:4], 16)}.0/24", f"fd71:7761:{digest[:4]}:{digest[4:8]}::/64"
+
+
+def _cgroup_folder(suite: str) -> str:
+    """What the host's systemd shall see as /sys/fs/cgroup."""
+    if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists() or not SUITES[suite].wants_cgroup_v2:
+        return "/sys/fs/cgroup"
+    if pathlib.Path("/sys/fs/cgroup/unified/cgroup.controllers").exists():
+        return "/sys/fs/cgroup/unified"
+    raise BedError(f"a {suite} host needs cgroup v2; this machine has neither a pure v2 tree nor one at .../unified")
+
+
+def _remove_cgroups(container: str) -> None:
+    """Remove what a host's systemd left in the machine's cgroup trees below its container's ID."""
+    for top in pathlib.Path("/sys/fs/cgroup").glob(f"**/docker/{container}"):
+        for folder in sorted((f for f in top.rglob("*") if f.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        with contextlib.suppress(OSError):
+            top.rmdir()
