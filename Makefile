@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+.ONESHELL:
+
+# The quick ones first.
+STEPS ?= lint sanity unit unit-versions kernel hosts molecule
+
+COLLECTION := .build/ansible_collections/quaywall/docker
+BED := PYTHONPATH=tests python -m testbed
+
+export PATH := $(CURDIR)/.build/venv/bin:$(PATH):/usr/sbin:/sbin
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build
+# What Ansible's tools keep goes here, not into the home directory.
+export ANSIBLE_HOME := $(CURDIR)/.build/ansible
+export ANSIBLE_NOCOWS := 1
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-14s %s\n' "$$name" "$$what"; done
+
+.PHONY: setup
+setup: ## what the tests need: a Python environment in .build, and the packet filter's tools (as root, on Debian)
+	@tests/setup kernel
+
+.PHONY: setup-python
+setup-python:
+	@tests/setup python
+
+.PHONY: test
+test: setup ## every check and test there is
+	@tests/all $(STEPS)
+
+.PHONY: lint
+lint: setup-python ## style, types and documentation
+	@echo "lint: style, types and documentation of everything in the repository"
+	tests/lint
+
+.PHONY: sanity
+sanity: setup-python ## ansible-test's checks, for every Python that the machine has
+	@echo "sanity: ansible-test's checks, without any exception to them (whole output: .build/sanity.log)"
+	@pythons=$$(tests/pythons | while read -r python; do printf ':%s' "$${python%/*}"; done)
+	HOME="$$PWD/.build/home" ANSIBLE_TEST_CONTENT_ROOT="$$PWD/$(COLLECTION)" PATH="$$PATH$$pythons" \
+	  ansible-test sanity --requirements --color no 2>&1 </dev/null | tee .build/sanity.log | grep -E '^(Running|ERROR|FATAL|See)'
+
+.PHONY: unit
+unit: setup-python ## unit tests
+	@echo "unit: what needs neither a kernel nor Docker"
+	pytest tests/unit
+
+.PHONY: unit-versions
+unit-versions: setup-python ## unit tests on the other Pythons that the machine has, from 3.8 on
+	@echo "unit-versions: the unit tests on the other Pythons of this machine"
+	tests/unit-versions
+
+.PHONY: kernel
+kernel: setup ## rules in the kernel's own hands: network namespaces (root)
+	@echo "kernel: packets against the real iptables, in network namespaces of the tests' own"
+	pytest tests/kernel
+
+.PHONY: hosts
+hosts: setup ## real Docker hosts: engines 20.10, 26.1 and 28.5, restarts and reboots (root)
+	@echo "hosts: packets against real Docker hosts in the test bed, which is set up where it is not"
+	pytest tests/hosts
+
+.PHONY: molecule
+molecule: setup ## the role and the playbooks on real Docker hosts (root)
+	@echo "molecule: every scenario on the hosts of the test bed"
+	eval "$$($(BED) env)"
+	molecule destroy --all
+	molecule test --all
+
+.PHONY: demo
+demo: setup ## the story of the README, told on real Docker hosts (root)
+	@tests/demo/run
+
+.PHONY: bench
+bench: setup ## how long things take
+	@tests/bench/run
+
+.PHONY: changelog
+changelog: setup-python ## the fragments go into the changelog of galaxy.yml's version
+	cd $(COLLECTION) && antsibull-changelog release --update-existing
+
+.PHONY: build
+build: setup-python ## the archive that ansible-galaxy installs
+	ansible-galaxy collection build --force
+
+.PHONY: clean
+clean: ## removes what tools left behind; the environment and the test bed stay
+	rm -rf .build/{ansible,home,mypy,pytest*,ruff,sanity.log} tests/output .hypothesis .ansible quaywall-docker-*.tar.gz
+	find . -name __pycache__ -not -path './.build/*' -prune -exec rm -rf {} +
+
+.PHONY: purge
+purge: clean ## takes the test bed down and removes all of .build
+	if [[ -x .build/venv/bin/python ]]; then $(BED) down; fi
+	rm -rf .build
