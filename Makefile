@@ -98,5 +98,5 @@ clean: ## removes what tools left behind; the environment and the test bed stay
 
 .PHONY: purge
 purge: clean ## takes the test bed down and removes all of .build
-	if [[ -x .build/venv/bin/python ]]; then $(BED) down; fi
+	PYTHONPATH=tests python3 -m testbed purge
 	rm -rf .build
