@@ -1,0 +1,294 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""Dumps of C(iptables-save) as tables of ordered chains, and which rules of a chain are ours.
+
+A rule is managed if its comment is one that :func:`comment_for` writes; every other rule is foreign.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Parser, Rule
+
+DOCKER_USER = "DOCKER-USER"
+
+#: Chains that Docker Engine makes in the filter table (20.10 to 29): a table that has one is a table Docker uses.
+DOCKER_CHAINS = frozenset(
+    (
+        "DOCKER",
+        "DOCKER-USER",
+        "DOCKER-FORWARD",
+        "DOCKER-BRIDGE",
+        "DOCKER-CT",
+        "DOCKER-INGRESS",
+        "DOCKER-INTERNAL",
+        "DOCKER-ISOLATION-STAGE-1",
+        "DOCKER-ISOLATION-STAGE-2",
+    )
+)
+
+
+class Chain(t.NamedTuple):
+    """An ordered chain. ``policy`` is None for a chain that a user (or Docker) made."""
+
+    name: str
+    policy: t.Optional[str]
+    rules: t.Tuple[Rule, ...]
+    counters: t.Optional[t.Tuple[int, int]] = None
+
+    def render(self) -> t.List[str]:
+        """The rules as lines of C(iptables -S), without counters."""
+        return ["-A %s %s" % (self.name, rule.render()) if rule.fields else "-A " + self.name for rule in self.rules]
+
+
+class Table(t.NamedTuple):
+    """One table of a dump. ``unparsed`` holds lines inside it that are neither chain, rule nor comment."""
+
+    name: str
+    chains: t.Dict[str, Chain]
+    unparsed: t.Tuple[str, ...] = ()
+
+
+class Dump(t.NamedTuple):
+    """What C(iptables-save) said. ``incompatible`` names tables that it could not show, which it says with rc 0."""
+
+    tables: t.Dict[str, Table]
+    incompatible: t.Tuple[str, ...] = ()
+
+    def chain(self, table: str, name: str) -> t.Optional[Chain]:
+        found = self.tables.get(table)
+        return None if found is None else found.chains.get(name)
+
+
+_CHAIN_LINE = re.compile(r":(.+) ([A-Z]+|-)(?: \[(\d+):(\d+)\])?\Z")
+_COUNTERS = re.compile(r"\[(\d+):(\d+)\] ")
+_INCOMPATIBLE = re.compile(r"# Table [`'](\S+)' is incompatible")
+_QUOTED = re.compile(r'(?:(?<= )|(?<=\A))"(?:[^"\\]|\\.)*"(?= |\Z)', re.DOTALL)
+
+
+def _quote_is_open(line: str) -> bool:
+    """True if a quoted word of the line goes on in the next one: iptables prints a newline in a comment as it is."""
+    if '"' not in line:
+        return False
+    rest = _QUOTED.sub("", line)
+    return ' "' in rest
+
+
+def logical_lines(text: str) -> t.Iterator[str]:
+    """The lines of a dump, joined where a quoted word holds newlines.
+
+    A quote that never closes (a set may be named C("x), and is printed without quotes) leaves its line alone.
+    """
+    lines = text.split("\n")
+    if lines and not lines[-1]:
+        lines.pop()
+    index = 0
+    while index < len(lines):
+        line = lines[index]
+        index += 1
+        if '"' in line and line[:1] in "-[" and _quote_is_open(line):
+            joined = line
+            for ahead in range(index, len(lines)):
+                joined += "\n" + lines[ahead]
+                if '"' in lines[ahead] and not _quote_is_open(joined):
+                    line, index = joined, ahead + 1
+                    break
+        yield line
+
+
+def parse_dump(text: str, family: str = IPV4) -> Dump:
+    """Read what C(iptables-save) (with or without C(-c)), or C(iptables -S) for one table, printed. Never fails."""
+    parser = Parser(family)
+    tables: t.Dict[str, Table] = {}
+    incompatible: t.List[str] = []
+    heads: t.Dict[str, t.Tuple[t.Optional[str], t.Optional[t.Tuple[int, int]]]] = {}
+    rules: t.Dict[str, t.List[Rule]] = {}
+    unparsed: t.List[str] = []
+    name = ""
+
+    def close() -> None:
+        if name:
+            chains = {key: Chain(key, head[0], tuple(rules[key]), head[1]) for key, head in heads.items()}
+            tables[name] = Table(name, chains, tuple(unparsed))
+
+    for line in logical_lines(text):
+        first = line[:1]
+        if first == "#":
+            found = _INCOMPATIBLE.match(line)
+            if found:
+                incompatible.append(found.group(1))
+        elif first == "*":
+            close()
+            name, heads, rules, unparsed = line[1:], {}, {}, []
+        elif first == ":":
+            head = _CHAIN_LINE.match(line)
+            if head:
+                chain, policy, packets, octets = head.groups()
+                heads[chain] = (
+                    None if policy == "-" else policy,
+                    None if packets is None else (int(packets), int(octets)),
+                )
+                rules[chain] = []
+            else:
+                unparsed.append(line)
+        elif line and line != "COMMIT":
+            counters = None
+            if first == "[":
+                counted = _COUNTERS.match(line)
+                if counted:
+                    counters = (int(counted.group(1)), int(counted.group(2)))
+                    line = line[counted.end() :]
+            if line.startswith("-A "):
+                chain, _blank, spec = line[3:].partition(" ")
+                if chain not in rules:
+                    heads[chain], rules[chain] = (None, None), []
+                rules[chain].append(parser.parse(spec, counters) if spec else Rule((), counters))
+            else:
+                unparsed.append(line)
+    close()
+    return Dump(tables, tuple(incompatible))
+
+
+def render_dump(dump: Dump) -> str:
+    """The dump as C(iptables-restore) reads it, with the counters that it was read with."""
+    lines: t.List[str] = []
+    for table in dump.tables.values():
+        lines.append("*" + table.name)
+        for chain in table.chains.values():
+            counters = "" if chain.counters is None else " [%d:%d]" % chain.counters
+            lines.append(":%s %s%s" % (chain.name, chain.policy or "-", counters))
+        for chain in table.chains.values():
+            for rule, line in zip(chain.rules, chain.render()):
+                lines.append(line if rule.counters is None else "[%d:%d] %s" % (rule.counters + (line,)))
+        lines.extend(table.unparsed)
+        lines.append("COMMIT")
+    return "".join(line + "\n" for line in lines)
+
+
+# Ours and foreign ----------------------------------------------------------------------------------------------------
+
+ESTABLISHED_COMMENT = "quaywall: established"
+DEFAULT_PRIORITY = 500
+
+ACTION = "action"
+OTHERWISE = "otherwise"
+
+POLICY_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_MARK = re.compile(r"quaywall:([A-Za-z0-9._-]{1,64})(?: (action|otherwise))?(?: priority ([0-9]{1,3}))?\Z")
+
+#: Targets that let a packet go on its way; a bare policy comment on them means the policy's action, on others its
+#: otherwise.
+ALLOWING = ("ACCEPT", "RETURN")
+
+
+class Mark(t.NamedTuple):
+    """What a managed rule's comment says: whose it is, for whom, and its place."""
+
+    policy: str
+    section: str
+    priority: int
+
+    @property
+    def key(self) -> t.Tuple[bool, int, str]:
+        """Sort key of the managed block: all actions by priority, then all otherwises by priority; equal: by name."""
+        return (self.section == OTHERWISE, self.priority, self.policy)
+
+
+def comment_for(mark: Mark, target: str) -> str:
+    """The comment of a managed rule: C(quaywall:<name>), and more only where the rule itself does not show it."""
+    natural = ACTION if target in ALLOWING else OTHERWISE
+    return "quaywall:%s%s%s" % (
+        mark.policy,
+        "" if mark.section == natural else " " + mark.section,
+        "" if mark.priority == DEFAULT_PRIORITY else " priority %d" % mark.priority,
+    )
+
+
+def mark_of(rule: Rule) -> t.Optional[Mark]:
+    """The policy that a rule belongs to, or None for the baseline and foreign rules."""
+    comment = rule.comment
+    found = _MARK.match(comment) if comment else None
+    if found is None:
+        return None
+    policy, section, priority = found.groups()
+    natural = ACTION if rule.target in ALLOWING else OTHERWISE
+    return Mark(policy, section or natural, DEFAULT_PRIORITY if priority is None else int(priority))
+
+
+def is_established(rule: Rule) -> bool:
+    """True for the baseline's first rule."""
+    return rule.comment == ESTABLISHED_COMMENT
+
+
+def is_managed(rule: Rule) -> bool:
+    return is_established(rule) or mark_of(rule) is not None
+
+
+def is_bare_return(rule: Rule) -> bool:
+    """True for C(-j RETURN) alone: Docker's or a user's last rule, which the baseline adopts."""
+    return len(rule.fields) == 1 and rule.fields[0].name == "jump" and rule.fields[0].value == "RETURN"
+
+
+#: Targets after which the packet goes on to the next rule, or that stop it: none lets it through.
+_DENYING = frozenset(("DROP", "REJECT", "TARPIT"))
+_CONTINUING = frozenset(
+    (
+        "LOG",
+        "NFLOG",
+        "ULOG",
+        "MARK",
+        "CONNMARK",
+        "SET",
+        "TRACE",
+        "AUDIT",
+        "CLASSIFY",
+        "DSCP",
+        "TOS",
+        "TTL",
+        "HL",
+        "TCPMSS",
+        "CHECKSUM",
+        "LED",
+        "RATEEST",
+        "SECMARK",
+        "CONNSECMARK",
+        "IDLETIMER",
+    )
+)
+
+
+def can_only_deny(
+    rule: Rule,
+    chains: t.Mapping[str, Chain],
+    judged: t.Optional[t.Dict[str, bool]] = None,
+    inside: bool = False,
+) -> bool:
+    """True if no packet can leave DOCKER-USER unharmed through this rule: it denies, or the next rule is read.
+
+    A jump into a chain of denies (fail2ban's, CrowdSec's) counts, as RETURN there comes back to the next rule; a goto
+    does not, as RETURN there leaves DOCKER-USER. What is not known may let packets through.
+
+    :param judged: answers for chains, filled in as they are found; share it among the rules of one dump.
+    :param inside: the rule stands in a chain that was jumped to.
+    """
+    judged = {} if judged is None else judged
+    target = rule.target
+    if target is None:
+        return rule.understood and rule.get("goto") is None
+    if target in _DENYING or target in _CONTINUING:
+        return True
+    if target == "RETURN":
+        return inside
+    if rule.get("goto") is not None or target not in chains:
+        return False
+    if target not in judged:
+        judged[target] = False  # a loop is no answer
+        judged[target] = all(can_only_deny(inner, chains, judged, True) for inner in chains[target].rules)
+    return judged[target]

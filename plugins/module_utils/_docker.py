@@ -1,0 +1,131 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""The only code that talks to the Docker Engine API, through the Docker SDK for Python.
+
+Two requests list all containers and networks; one more per target container tells its fixed port bindings.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import typing as t
+from contextlib import contextmanager
+
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
+    Binding,
+    Container,
+    Inventory,
+    parse_bindings,
+    parse_inventory,
+)
+
+DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+TIMEOUT = 30
+
+
+class DockerError(Exception):
+    """Docker could not be asked, as one sentence."""
+
+
+class DockerSdkMissing(DockerError):
+    """The Docker SDK for Python cannot be imported; ``trace`` says why."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__("The Docker SDK for Python is missing.")
+        self.trace = trace
+
+
+@contextmanager
+def _without_ssh() -> t.Iterator[None]:
+    """Keep the SDK from importing paramiko, which it does for ssh:// and which takes longer than all the rest."""
+    missing = object()
+    before = sys.modules.get("paramiko", missing)
+    if before is missing:
+        sys.modules["paramiko"] = t.cast(t.Any, None)
+    try:
+        yield
+    finally:
+        if before is missing:
+            sys.modules.pop("paramiko", None)
+
+
+def _socket() -> str:
+    """The engine of this host: DOCKER_HOST if it names a socket, as rules here cannot protect containers elsewhere."""
+    configured = os.environ.get("DOCKER_HOST", "")
+    return configured if configured.startswith("unix://") else DEFAULT_SOCKET
+
+
+class Docker:
+    """The engine of this host.
+
+    :raises DockerError: the SDK is missing, or the engine does not answer.
+    """
+
+    def __init__(self, socket: t.Optional[str] = None) -> None:
+        self._socket = socket or _socket()
+        try:
+            with _without_ssh():
+                import docker
+        except Exception as error:
+            # An SDK that does not fit the host's requests or urllib3 raises all sorts of errors when it is imported.
+            raise DockerSdkMissing(traceback.format_exc()) from error
+        self._errors = docker.errors
+        with self._answers("GET /version"):
+            self._client = docker.APIClient(base_url=self._socket, version="auto", timeout=TIMEOUT)
+
+    @contextmanager
+    def _answers(self, request: str) -> t.Iterator[None]:
+        try:
+            yield
+        except self._errors.APIError as error:
+            raise DockerError(
+                "Docker refused %s at %s: %s." % (request, self._socket, str(error.explanation or error).rstrip("."))
+            ) from error
+        except Exception as error:
+            # requests, urllib3 and http.client each have their own; the SDK hands all of them through.
+            raise DockerError(
+                "Docker does not answer at %s (%s): start it (systemctl start docker), or protect a host port with "
+                "published_port, which needs no look-up." % (self._socket, _reason(error))
+            ) from error
+
+    def inventory(self) -> Inventory:
+        """All containers, running or not, and all networks."""
+        with self._answers("GET /containers/json"):
+            containers = self._client.containers(all=True)
+        with self._answers("GET /networks"):
+            networks = self._client.networks()
+        return parse_inventory(containers, networks)
+
+    def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
+        """The container's fixed port bindings."""
+        try:
+            with self._answers("GET /containers/%s/json" % container.id[:12]):
+                return parse_bindings(self._client.inspect_container(container.id))
+        except DockerError as error:
+            if isinstance(error.__cause__, self._errors.NotFound):
+                raise DockerError(
+                    "Container %s was removed while it was looked up: run again." % container.name
+                ) from error
+            raise
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause of an error in a few words: the outer ones repeat addresses and class names."""
+    seen = [error]
+    while True:
+        inner = seen[-1].__cause__ or seen[-1].__context__
+        if inner is None or inner in seen:
+            break
+        seen.append(inner)
+    for cause in reversed(seen):
+        if isinstance(cause, OSError) and cause.strerror:
+            return str(cause.strerror).lower()
+    text = str(error)
+    return text if len(text) <= 200 else text[:197] + "..."

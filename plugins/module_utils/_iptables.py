@@ -1,0 +1,392 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""The only code that runs C(iptables-save) and C(iptables-restore).
+
+Reading never writes: legacy tables are read only if the kernel has them, as asking creates them. Writing is one
+transaction per family, under an own lock (nft takes none) and, for legacy, under the xtables lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import time
+import typing as t
+from contextlib import ExitStack, contextmanager
+
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DOCKER_CHAINS,
+    DOCKER_USER,
+    Dump,
+    Table,
+    parse_dump,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, Plan
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
+
+NFT = "nft"
+LEGACY = "legacy"
+
+OWN_LOCK = "/run/quaywall.lock"
+XTABLES_LOCK = "/run/xtables.lock"
+# Children of ours must not wait for the xtables lock that we hold for them; they get a file of their own.
+CHILD_XTABLES_LOCK = "/run/quaywall-xtables.lock"
+
+#: Seconds to wait for another run of ours, and for the holder of the xtables lock.
+OWN_WAIT = 120.0
+XTABLES_WAIT = 10.0
+#: How often a change is planned anew when somebody else changes the chain meanwhile.
+TRIES = 10
+
+_COMMANDS = {IPV4: "iptables", IPV6: "ip6tables"}
+_NAMES_FILES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
+_FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
+
+#: Runs a command: arguments, standard input, additional environment -> return code, standard output and error.
+Runner = t.Callable[[t.Sequence[str], t.Optional[bytes], t.Mapping[str, str]], t.Tuple[int, bytes, bytes]]
+#: Finds a program: its absolute path or None.
+Finder = t.Callable[[str], t.Optional[str]]
+
+
+class FirewallError(Exception):
+    """What could not be read or written, as one sentence; ``details`` has the command and what it said."""
+
+    def __init__(self, message: str, details: t.Optional[t.Mapping[str, t.Any]] = None) -> None:
+        super().__init__(message)
+        self.details: t.Dict[str, t.Any] = dict(details or {})
+
+
+class State(t.NamedTuple):
+    """The filter tables as they were read. A family without ip(6)tables on the host is absent."""
+
+    variants: t.Mapping[str, str]
+    tables: t.Mapping[str, Table]
+
+
+class Change(t.NamedTuple):
+    """What became of one family: its variant, the chain before and after."""
+
+    variant: str
+    before: t.Tuple[str, ...]
+    after: t.Tuple[str, ...]
+    plan: Plan
+
+    @property
+    def changed(self) -> bool:
+        return self.before != self.after or not self.plan.empty
+
+
+#: Makes the plans of all families from the tables as they are.
+Planner = t.Callable[[State], t.Mapping[str, Plan]]
+
+
+def _decode(output: bytes) -> str:
+    # Comments may hold any byte; what cannot be decoded must come back as it was.
+    return output.decode("utf-8", "surrogateescape")
+
+
+def _last_line(text: str) -> str:
+    """The line of an error output that says most."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Try `", "# Warning", "Error occurred"))]
+    return lines[0] if lines else "it gave no reason"
+
+
+class Firewall:
+    """The filter tables of both families, in the variant of iptables that Docker uses on this host.
+
+    :param run: runs a command.
+    :param find: finds a program.
+    """
+
+    def __init__(
+        self,
+        run: Runner,
+        find: Finder,
+        own_wait: float = OWN_WAIT,
+        xtables_wait: float = XTABLES_WAIT,
+        lock_directory: str = "",
+    ) -> None:
+        self._run = run
+        self._find = find
+        self._own_wait = own_wait
+        self._xtables_wait = xtables_wait
+        self._own_lock = os.path.join(lock_directory, os.path.basename(OWN_LOCK)) if lock_directory else OWN_LOCK
+        self._programs: t.Dict[str, t.Optional[str]] = {}
+        self._default_variants: t.Dict[str, str] = {}
+
+    # Reading
+
+    def _program(self, name: str) -> t.Optional[str]:
+        if name not in self._programs:
+            self._programs[name] = self._find(name)
+        return self._programs[name]
+
+    def _tool(self, family: str, variant: str, action: str) -> t.Optional[str]:
+        """The save or restore program of a variant; distributions with one variant have no suffix in its name."""
+        command = _COMMANDS[family]
+        found = self._program("%s-%s-%s" % (command, variant, action))
+        if found is not None:
+            return found
+        plain = self._program("%s-%s" % (command, action))
+        return plain if plain is not None and self._default_variant(family, plain) == variant else None
+
+    def _default_variant(self, family: str, program: str) -> str:
+        if family not in self._default_variants:
+            _rc, out, _err = self._run([program, "--version"], None, {"LC_ALL": "C"})
+            # Versions before 1.8 have one variant and do not name it.
+            self._default_variants[family] = NFT if b"nf_tables" in out else LEGACY
+        return self._default_variants[family]
+
+    def _save(self, family: str, variant: str) -> t.Optional[Dump]:
+        if variant == LEGACY and not _legacy_has_filter(family):
+            return None
+        program = self._tool(family, variant, "save")
+        if program is None:
+            return None
+        command = [program, "-t", "filter"]
+        rc, out, err = self._run(command, None, {"LC_ALL": "C"})
+        if rc != 0:
+            text = _decode(err)
+            raise FirewallError(
+                "%s cannot read the filter table: %s." % (os.path.basename(program), _last_line(text).rstrip(".")),
+                {"rc": rc, "cmd": command, "stdout": _decode(out), "stderr": text},
+            )
+        return parse_dump(_decode(out), family)
+
+    def _family_table(self, family: str, preferred: str) -> t.Optional[t.Tuple[str, Table]]:
+        """Variant and filter table that hold Docker's chains; the preferred (or only) one if none does."""
+        found: t.Dict[str, Table] = {}
+        for variant in (NFT, LEGACY):
+            dump = self._save(family, variant)
+            if dump is None:
+                continue
+            if "filter" in dump.incompatible:
+                raise FirewallError(
+                    "%s cannot read the filter table, as it holds rules that were written with nft and not with "
+                    "iptables: move them to a table of their own (nft list table %s filter shows them), then run again."
+                    % (_COMMANDS[family], "ip" if family == IPV4 else "ip6")
+                )
+            table = dump.tables.get("filter")
+            if table is not None:
+                found[variant] = table
+        docker = {variant: sorted(DOCKER_CHAINS & set(table.chains)) for variant, table in found.items()}
+        holders = [variant for variant, chains in docker.items() if chains]
+        if len(holders) > 1:
+            raise FirewallError(
+                "Docker's %s chains are in both variants of iptables (nft has %s; legacy has %s), so it cannot be told "
+                "which one Docker uses: reboot, or remove the chains of the variant that `iptables --version` does not "
+                "name, then restart Docker."
+                % (_FAMILY_TEXTS[family], ", ".join(docker[NFT]), ", ".join(docker[LEGACY]))
+            )
+        if holders:
+            return holders[0], found[holders[0]]
+        for variant in (preferred, NFT, LEGACY):
+            if variant and self._tool(family, variant, "restore") is not None:
+                return variant, found.get(variant) or Table("filter", {})
+        return None
+
+    def read(self) -> State:
+        """The filter tables of the host.
+
+        :raises FirewallError: iptables is missing or cannot read them, DOCKER-USER is missing or nobody reads it.
+        """
+        if self._program("iptables-save") is None and self._program("iptables-nft-save") is None:
+            raise FirewallError("iptables is not installed (no iptables-save was found): install the package iptables.")
+        four = self._family_table(IPV4, "")
+        if four is None or DOCKER_USER not in four[1].chains:
+            raise FirewallError(self._why_missing(four[1] if four is not None else None))
+        if not set(four[1].chains) & (DOCKER_CHAINS - {DOCKER_USER}) and self._docker_uses_nftables():
+            raise FirewallError(_NFTABLES_BACKEND)
+        tables = {IPV4: four[1]}
+        variants = {IPV4: four[0]}
+        six = self._family_table(IPV6, four[0])
+        if six is not None:
+            variants[IPV6], tables[IPV6] = six
+        return State(variants, tables)
+
+    def _docker_uses_nftables(self) -> bool:
+        """True if Docker's own nftables tables are there: with that backend no engine reads DOCKER-USER."""
+        program = self._program("nft")
+        if program is None:
+            return False
+        rc, out, _err = self._run([program, "list", "tables"], None, {"LC_ALL": "C"})
+        return rc == 0 and b"docker-bridges" in out
+
+    def _why_missing(self, table: t.Optional[Table]) -> str:
+        if self._docker_uses_nftables():
+            return _NFTABLES_BACKEND
+        if table is not None and set(table.chains) & DOCKER_CHAINS:
+            return (
+                "There is no chain DOCKER-USER in the filter table, though Docker's other chains are there: somebody "
+                "removed it. Restart Docker, which makes it anew."
+            )
+        return (
+            "There is no chain DOCKER-USER in the filter table, so Docker does not manage this host's firewall now: "
+            'start Docker; if it runs, take "iptables": false out of /etc/docker/daemon.json and restart it.'
+        )
+
+    # Writing
+
+    def change(self, planner: Planner, dry: bool) -> t.Mapping[str, Change]:
+        """Bring the tables to what the planner wants, in one transaction per family.
+
+        :param planner: is asked again whenever somebody else changed the tables meanwhile.
+        :param dry: only say what would be done.
+        :raises FirewallError: it cannot be done; then no chain is half done.
+        """
+        if dry:
+            state = self.read()
+            plans = planner(state)
+            self._commit(state, plans, test=True)
+            return {
+                family: Change(state.variants[family], plan.before, plan.after, plan) for family, plan in plans.items()
+            }
+        with ExitStack() as stack:
+            stack.enter_context(_locked(self._own_lock, self._own_wait, "another run of quaywall.docker"))
+            state = self.read()
+            if LEGACY in state.variants.values():
+                stack.enter_context(_locked(XTABLES_LOCK, self._xtables_wait, "another program that uses iptables"))
+                state = self.read()
+            return self._converge(state, planner)
+
+    def _converge(self, state: State, planner: Planner) -> t.Mapping[str, Change]:
+        first = plans = planner(state)
+        for attempt in range(TRIES):
+            if all(plan.empty for plan in plans.values()):
+                return {
+                    family: Change(state.variants[family], first[family].before, plan.after, first[family])
+                    for family, plan in plans.items()
+                }
+            if attempt > 1:
+                time.sleep(random.uniform(0.005, 0.05) * attempt)
+                state = self.read()
+                plans = planner(state)
+            failure: t.Optional[FirewallError] = None
+            try:
+                self._commit(state, plans, test=True)
+                self._commit(state, plans, test=False)
+            except FirewallError as error:
+                failure = error
+            # nft lets others write between our reading and our commit without a word: only a second look can tell.
+            previous, state = state, self.read()
+            plans = planner(state)
+            if failure is not None and _written_by_us(previous) == _written_by_us(state):
+                raise failure
+        raise FirewallError(
+            "DOCKER-USER was changed by somebody else each of the %d times that this policy was written: find out who "
+            "keeps editing it, then run again. Rules of other tools were not touched." % TRIES
+        )
+
+    def _commit(self, state: State, plans: t.Mapping[str, Plan], test: bool) -> None:
+        """Carry out (or try) the plans of all families; if one fails, those before it are undone."""
+        done: t.List[t.Tuple[str, Plan]] = []
+        for family, plan in plans.items():
+            if plan.empty:
+                continue
+            try:
+                self._restore(family, state.variants[family], plan.transaction(), test)
+            except FirewallError as error:
+                for other, undone in reversed(done):
+                    try:
+                        self._restore(other, state.variants[other], undone.undo(), False)
+                    except FirewallError as second:
+                        raise FirewallError(
+                            "%s Undoing the %s rules failed too: %s" % (error, _FAMILY_TEXTS[other], second),
+                            error.details,
+                        ) from error
+                raise
+            if not test:
+                done.append((family, plan))
+
+    def _restore(self, family: str, variant: str, transaction: str, test: bool) -> None:
+        program = self._tool(family, variant, "restore")
+        if program is None:
+            raise FirewallError(
+                "%s is not installed, and the target has %s addresses: install it, or write ip_version: ipv4."
+                % (_COMMANDS[family], _FAMILY_TEXTS[family])
+            )
+        # Without a number --wait would wait for ever.
+        command = [program, "--noflush", "--wait", "%d" % max(1, self._xtables_wait)]
+        if test:
+            command.append("--test")
+        environment = {"LC_ALL": "C"}
+        if variant == LEGACY and not test:
+            environment["XTABLES_LOCKFILE"] = CHILD_XTABLES_LOCK
+        rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment)
+        if rc == 0:
+            return
+        text = _decode(err)
+        details = {"rc": rc, "cmd": command, "stdout": _decode(out), "stderr": text}
+        if rc == 4:
+            raise FirewallError(
+                _lock_text(XTABLES_LOCK, self._xtables_wait, "another program that uses iptables"), details
+            )
+        raise FirewallError(
+            "%s refused the rules: %s. Nothing was changed."
+            % (os.path.basename(program), _last_line(text).rstrip(".")),
+            details,
+        )
+
+
+_NFTABLES_BACKEND = (
+    "Docker's firewall backend on this host is nftables, which does not read DOCKER-USER, so a rule there would protect "
+    'nothing: set "firewall-backend": "iptables" in /etc/docker/daemon.json and restart Docker, or filter in an nftables '
+    "table of your own (hook forward, priority filter)."
+)
+
+
+def _written_by_us(state: State) -> t.Dict[str, t.List[t.List[str]]]:
+    """The rules of the chains that we write to: what a dump also holds (counters of policies) changes all the time."""
+    return {
+        family: [chain.render() for name, chain in table.chains.items() if name in (DOCKER_USER, FORWARD)]
+        for family, table in state.tables.items()
+    }
+
+
+def _legacy_has_filter(family: str) -> bool:
+    try:
+        with open(_NAMES_FILES[family]) as names:
+            return "filter" in names.read().split()
+    except OSError:
+        return False
+
+
+def _lock_text(path: str, wait: float, who: str) -> str:
+    return "%s has held the lock %s for longer than %d seconds: find it with `fuser -v %s`, then run again." % (
+        who[0].upper() + who[1:],
+        path,
+        wait,
+        path,
+    )
+
+
+@contextmanager
+def _locked(path: str, wait: float, who: str) -> t.Iterator[None]:
+    """Hold a lock file; its holder's death frees it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise FirewallError("The lock %s cannot be opened: %s." % (path, error.strerror)) from error
+    try:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR):
+                    raise
+            if time.monotonic() >= deadline:
+                raise FirewallError(_lock_text(path, wait, who))
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,288 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""The difference between DOCKER-USER as it is and as it should be, and the chain that results.
+
+Laws (property tests): ``apply(plan) == plan.after``; planning again from ``plan.after`` is empty; foreign rules keep
+text and order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DOCKER_USER,
+    ESTABLISHED_COMMENT,
+    Chain,
+    Table,
+    can_only_deny,
+    is_bare_return,
+    is_established,
+    is_managed,
+    mark_of,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule, field, normalise, parse
+
+FORWARD = "FORWARD"
+
+
+class Delete(t.NamedTuple):
+    """Take out a rule of ours, named by its text: a number would hit a foreign rule if somebody wrote in between."""
+
+    spec: str
+
+
+class Insert(t.NamedTuple):
+    """Put a rule of ours at a position (from 1), counted when the lines before it have been carried out."""
+
+    position: int
+    spec: str
+
+
+Operation = t.Union[Delete, Insert]
+
+
+class Plan(t.NamedTuple):
+    """What one transaction does to one family's filter table.
+
+    ``before`` and ``after`` are the chain's rules; ``create_chain`` and ``add_jump`` say whether DOCKER-USER is made and
+    whether FORWARD gets its jump at the top. ``unreachable`` are foreign rules behind an unconditional RETURN.
+    """
+
+    before: t.Tuple[str, ...]
+    after: t.Tuple[str, ...]
+    operations: t.Tuple[Operation, ...]
+    create_chain: bool
+    add_jump: bool
+    unreachable: t.Tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.operations or self.create_chain or self.add_jump)
+
+    def transaction(self) -> str:
+        """The plan as input of C(iptables-restore --noflush): one table, one COMMIT."""
+        lines = []
+        if self.create_chain:
+            lines.append(":%s - [0:0]" % DOCKER_USER)
+        if self.add_jump:
+            lines.append("-I %s 1 -j %s" % (FORWARD, DOCKER_USER))
+        return _filter_transaction(lines + [_line(operation) for operation in self.operations])
+
+    def undo(self) -> str:
+        """The transaction that takes the plan back, as long as nobody else changed our rules since."""
+        deleted = [operation.spec for operation in self.operations if isinstance(operation, Delete)]
+        lines = [_line(Delete(operation.spec)) for operation in self.operations if isinstance(operation, Insert)]
+        for index, spec in enumerate(self.before):
+            if spec in deleted:
+                deleted.remove(spec)
+                lines.append(_line(Insert(index + 1, spec)))
+        if self.add_jump:
+            lines.append("-D %s -j %s" % (FORWARD, DOCKER_USER))
+        if self.create_chain:
+            lines.append("-X %s" % DOCKER_USER)
+        return _filter_transaction(lines)
+
+
+def _line(operation: Operation) -> str:
+    if isinstance(operation, Delete):
+        return "-D %s %s" % (DOCKER_USER, operation.spec)
+    return "-I %s %d %s" % (DOCKER_USER, operation.position, operation.spec)
+
+
+def _filter_transaction(lines: t.Sequence[str]) -> str:
+    return "".join(line + "\n" for line in ["*filter", *lines, "COMMIT"])
+
+
+def established_rule() -> Rule:
+    """The baseline's first rule: replies and established connections pass."""
+    return Rule(
+        (
+            field("match", "conntrack"),
+            field("ctstate", "RELATED,ESTABLISHED"),
+            field("match", "comment"),
+            field("comment", ESTABLISHED_COMMENT),
+            field("jump", "ACCEPT"),
+        )
+    )
+
+
+RETURN_RULE = parse("-j RETURN")
+
+
+def arrange(
+    chain: Chain, chains: t.Mapping[str, Chain], managed: t.Sequence[Rule], established: bool, add_return: bool
+) -> t.List[Rule]:
+    """The rules of DOCKER-USER in their right order.
+
+    ESTABLISHED first; then foreign rules from the top that can only deny, so that the bans of other tools hold; then the
+    managed block, so that no foreign ACCEPT or RETURN opens what a policy closes; then the other foreign rules with
+    the first bare RETURN among them where it stands.
+
+    :param managed: the rules of all policies in the order of the managed block, without the baseline.
+    """
+    foreign = [rule for rule in chain.rules if not is_managed(rule)]
+    judged: t.Dict[str, bool] = {}
+    lead = 0
+    while lead < len(foreign) and can_only_deny(foreign[lead], chains, judged):
+        lead += 1
+    rules: t.List[Rule] = []
+    if established:
+        present = [rule for rule in chain.rules if is_established(rule)]
+        rules.append(present[0] if present else established_rule())
+    rules += foreign[:lead]
+    rules += managed
+    rules += foreign[lead:]
+    if add_return and not any(is_bare_return(rule) for rule in foreign):
+        rules.append(RETURN_RULE)
+    return rules
+
+
+def unreachable(rules: t.Sequence[Rule]) -> t.List[Rule]:
+    """Foreign rules that nothing reads, as they stand behind an unconditional RETURN."""
+    for index, rule in enumerate(rules):
+        if is_bare_return(rule):
+            return [dead for dead in rules[index + 1 :] if not is_managed(dead)]
+    return []
+
+
+def _longest_increasing(values: t.Sequence[int]) -> t.List[int]:
+    """Indexes of one longest increasing subsequence (patience sorting, n log n)."""
+    tails: t.List[int] = []
+    tail_indexes: t.List[int] = []
+    previous: t.List[int] = []
+    for index, value in enumerate(values):
+        place = bisect.bisect_left(tails, value)
+        previous.append(tail_indexes[place - 1] if place else -1)
+        if place == len(tails):
+            tails.append(value)
+            tail_indexes.append(index)
+        else:
+            tails[place] = value
+            tail_indexes[place] = index
+    chosen: t.List[int] = []
+    index = tail_indexes[-1] if tail_indexes else -1
+    while index >= 0:
+        chosen.append(index)
+        index = previous[index]
+    return chosen[::-1]
+
+
+def _identity(rule: Rule, family: str) -> str:
+    """What makes two rules the same, however a version of iptables prints them."""
+    return normalise(rule, family).render()
+
+
+def _operations(before: t.Sequence[Rule], after: t.Sequence[Rule], family: str) -> t.List[Operation]:
+    """The fewest deletes and inserts of managed rules that lead from before to after.
+
+    Foreign rules are the same in both and in the same order. A managed rule stays where it is (and keeps its counters)
+    if its order among those that stay, and to every foreign rule, is right.
+    """
+    # Foreign rules are anchors. A managed rule can stay only between the same two anchors.
+    places: t.Dict[str, t.List[t.Tuple[int, int]]] = {}
+    anchor = 0
+    for index, rule in enumerate(before):
+        if is_managed(rule):
+            places.setdefault(_identity(rule, family), []).append((anchor, index))
+        else:
+            anchor += 1
+    candidates: t.List[t.Tuple[int, int]] = []  # (index in after, index in before)
+    anchor = 0
+    for index, rule in enumerate(after):
+        if not is_managed(rule):
+            anchor += 1
+            continue
+        found = places.get(_identity(rule, family))
+        # Of rules that stand there twice none can be told from the other by its text: all are written again.
+        if found is not None and len(found) == 1 and found[0][0] == anchor:
+            candidates.append((index, found[0][1]))
+    kept_pairs = [candidates[index] for index in _longest_increasing([pair[1] for pair in candidates])]
+    kept_after = {pair[0] for pair in kept_pairs}
+    kept_before = {pair[1] for pair in kept_pairs}
+    operations: t.List[Operation] = [
+        Delete(rule.render()) for index, rule in enumerate(before) if is_managed(rule) and index not in kept_before
+    ]
+    operations += [
+        Insert(index + 1, rule.render())
+        for index, rule in enumerate(after)
+        if is_managed(rule) and index not in kept_after
+    ]
+    return operations
+
+
+def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return: bool, family: str = IPV4) -> Plan:
+    """The plan for one family's filter table.
+
+    :param managed: the rules of all policies in the order of the managed block; empty takes ours out.
+    :param established: ESTABLISHED is to be the first rule.
+    :param add_return: a bare RETURN is to be there.
+    """
+    chain = table.chains.get(DOCKER_USER)
+    forward = table.chains.get(FORWARD)
+    before = chain if chain is not None else Chain(DOCKER_USER, None, ())
+    after = arrange(before, table.chains, managed, established, add_return)
+    operations = _operations(before.rules, after, family)
+    # The RETURN that the baseline adds is foreign from then on: it is never commented, so never taken out by us.
+    if after and is_bare_return(after[-1]) and not any(is_bare_return(rule) for rule in before.rules):
+        operations.append(Insert(len(after), after[-1].render()))
+    jump = forward is not None and any(is_jump(rule) for rule in forward.rules)
+    return Plan(
+        before=tuple(rule.render() for rule in before.rules),
+        after=tuple(rule.render() for rule in after),
+        operations=tuple(operations),
+        create_chain=chain is None and bool(after),
+        add_jump=not jump and bool(managed),
+        unreachable=tuple(rule.render() for rule in unreachable(after)),
+    )
+
+
+def is_jump(rule: Rule) -> bool:
+    """True for C(-j DOCKER-USER) alone, the jump that Docker keeps in FORWARD."""
+    return len(rule.fields) == 1 and rule.fields[0].name == "jump" and rule.fields[0].value == DOCKER_USER
+
+
+def jump_is_first(table: Table) -> bool:
+    """True if FORWARD reads DOCKER-USER before anything else."""
+    forward = table.chains.get(FORWARD)
+    return forward is not None and bool(forward.rules) and is_jump(forward.rules[0])
+
+
+def apply(operations: t.Iterable[Operation], before: t.Sequence[str]) -> t.Tuple[str, ...]:
+    """What the kernel makes of the operations: the model that the property tests hold against the kernel.
+
+    :raises ValueError: a rule to delete is not there, or a position is beyond the end; the kernel refuses these too.
+    """
+    rules = list(before)
+    for operation in operations:
+        if isinstance(operation, Delete):
+            rules.remove(operation.spec)
+        else:
+            if not 1 <= operation.position <= len(rules) + 1:
+                raise ValueError("position %d of %d" % (operation.position, len(rules)))
+            rules.insert(operation.position - 1, operation.spec)
+    return tuple(rules)
+
+
+def with_policy(chain: t.Optional[Chain], name: str, rules: t.Sequence[Rule]) -> t.List[Rule]:
+    """The managed block with the rules of one policy replaced (or taken out, if there are none)."""
+    others = [] if chain is None else [rule for rule in chain.rules if mark_of(rule) is not None]
+    block = [rule for rule in others if _policy(rule) != name] + list(rules)
+    # The sort is stable: rules of one policy keep the order that they were made in.
+    return sorted(block, key=_key)
+
+
+def _policy(rule: Rule) -> t.Optional[str]:
+    mark = mark_of(rule)
+    return None if mark is None else mark.policy
+
+
+def _key(rule: Rule) -> t.Tuple[bool, int, str]:
+    mark = mark_of(rule)
+    return (True, 1000, "") if mark is None else mark.key

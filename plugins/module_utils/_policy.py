@@ -1,0 +1,985 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""A policy, and policy + inventory -> rules.
+
+:meth:`Policy.from_options` takes what a user declared and says in one sentence what is wrong with it;
+:func:`compile_policy` makes the rules of each family. Pure: nothing here reads the host.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    ACTION,
+    ALLOWING,
+    DEFAULT_PRIORITY,
+    OTHERWISE,
+    POLICY_NAME,
+    Mark,
+    comment_for,
+    mark_of,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
+    Binding,
+    Container,
+    Endpoint,
+    Inventory,
+    families,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
+    DEFAULT_REJECT,
+    IPV4,
+    IPV6,
+    Field,
+    Rule,
+    field,
+    port_range,
+    port_ranges,
+)
+
+FAMILIES = (IPV4, IPV6)
+TARGETS = ("container", "labels", "network", "destination", "published_port")
+PORT_PROTOCOLS = ("tcp", "udp", "sctp")
+
+BOTH = "both"
+BY_ADDRESS = "address"
+BY_PUBLISHED_PORT = "published_port"
+
+_VERDICTS = {"accept": "ACCEPT", "return": "RETURN", "drop": "DROP", "reject": "REJECT"}
+
+Ports = t.Tuple[t.Tuple[int, int], ...]
+IPNetwork = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+
+class PolicyError(ValueError):
+    """What is wrong with a policy, as one sentence for the person who wrote it."""
+
+
+class Log(t.NamedTuple):
+    """How denied packets are logged. ``limit`` is a rate such as C(10/min)."""
+
+    prefix: str
+    limit: str
+
+
+class Policy(t.NamedTuple):
+    """What the user declares: a named wish for one target, checked and normalised."""
+
+    name: str
+    target: str
+    container: str
+    labels: t.Mapping[str, str]
+    network: str
+    destination: t.Optional[IPNetwork]
+    published_ports: t.Tuple[int, int]
+    published_address: str
+    container_network: str
+    protocol: str
+    destination_ports: Ports
+    sources: t.Optional[t.Tuple[IPNetwork, ...]]
+    in_interface: str
+    in_interface_negated: bool
+    action: str
+    otherwise: str
+    same_network: str
+    match: str
+    log: t.Optional[Log]
+    priority: int
+    ip_version: str
+
+    @property
+    def needs_docker(self) -> bool:
+        """True if the target has to be looked up in Docker."""
+        return self.target in ("container", "labels", "network")
+
+    @classmethod
+    def from_options(cls, options: t.Mapping[str, t.Any]) -> Policy:
+        """The policy that the module's options declare.
+
+        :raises PolicyError: with what was wrong, where, and what to write instead.
+        """
+        name = check_name(str(options["name"]))
+        target = _target(options)
+        protocol = str(options.get("protocol") or "tcp")
+        ports = _destination_ports(options.get("destination_port"), protocol, target)
+        sources = _sources(options.get("source"))
+        in_interface, negated = _interface(options.get("in_interface"))
+        action = options.get("action")
+        if not action:
+            raise PolicyError("No action is given: write accept, return, drop or reject for the sources named.")
+        otherwise = options.get("otherwise")
+        if otherwise is None:
+            otherwise = "drop" if sources is not None and action in ("accept", "return") else "none"
+        elif otherwise != "none" and sources is None and not in_interface:
+            raise PolicyError(
+                "otherwise is %s, but nobody is left for it: the action applies to anyone, as neither source nor "
+                "in_interface is given. Name the sources, or leave otherwise out." % otherwise
+            )
+        match = str(options.get("match") or BOTH)
+        if match == BY_PUBLISHED_PORT and target in ("network", "destination"):
+            raise PolicyError(
+                "match=published_port does not go with %s: only a container has published ports. "
+                "Leave match out, or name the container, or the host port with published_port." % target
+            )
+        if match == BY_ADDRESS and target == "published_port":
+            raise PolicyError(
+                "match=address does not go with published_port, which has no address. Leave match out, "
+                "or name the container."
+            )
+        if options.get("container_network") and target not in ("container", "labels"):
+            raise PolicyError("container_network goes with container or labels only; here the target is %s." % target)
+        published_address = _published_address(options.get("published_address"), target)
+        if target == "published_port" and protocol == "icmp":
+            raise PolicyError("protocol icmp has no ports, so it does not go with published_port.")
+        priority = options.get("priority")
+        priority = DEFAULT_PRIORITY if priority is None else int(priority)
+        if not 0 <= priority <= 999:
+            raise PolicyError("priority %d is not between 0 and 999." % priority)
+        return cls(
+            name=name,
+            target=target,
+            container=str(options.get("container") or ""),
+            labels={str(key): str(value) for key, value in (options.get("labels") or {}).items()},
+            network=str(options.get("network") or ""),
+            destination=_destination(options.get("destination")) if target == "destination" else None,
+            published_ports=_published_ports(options["published_port"]) if target == "published_port" else (0, 0),
+            published_address=published_address,
+            container_network=str(options.get("container_network") or ""),
+            protocol=protocol,
+            destination_ports=ports,
+            sources=sources,
+            in_interface=in_interface,
+            in_interface_negated=negated,
+            action=str(action),
+            otherwise=str(otherwise),
+            same_network=str(options.get("same_network") or "allow"),
+            match=match,
+            log=_log(options.get("log"), name, (str(action), str(otherwise))),
+            priority=priority,
+            ip_version=str(options.get("ip_version") or "auto"),
+        )
+
+
+# Checks of single options --------------------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """The name of a policy.
+
+    :raises PolicyError: it is not 1 to 64 of C([A-Za-z0-9._-]).
+    """
+    if not POLICY_NAME.match(name):
+        what = "has %d characters" % len(name) if len(name) > 64 else "has characters that a rule's comment cannot keep"
+        raise PolicyError(
+            "name %s %s: write 1 to 64 letters, digits, dots, underscores and dashes."
+            % (shown(name), what if name else "is empty")
+        )
+    return name
+
+
+def shown(value: t.Any) -> str:
+    """A value in a message: quoted, on one line, cut where it is long."""
+    text = ascii(value) if not isinstance(value, str) or not value.isprintable() else "'%s'" % value
+    return text if len(text) <= 80 else text[:76] + "...'"
+
+
+def _target(options: t.Mapping[str, t.Any]) -> str:
+    given = [name for name in TARGETS if options.get(name) is not None]
+    if not given:
+        raise PolicyError(
+            "No target is given: name what the policy protects with one of container, labels, network, destination "
+            "or published_port."
+        )
+    if len(given) > 1:
+        raise PolicyError("A policy has one target, but %s are given: write a policy for each." % " and ".join(given))
+    target = given[0]
+    if not options[target]:
+        raise PolicyError("%s is empty: say which one the policy protects." % target)
+    return target
+
+
+def _one_port(part: str, where: str) -> t.Tuple[int, int]:
+    hint = "write a port from 1 to 65535 or a range such as 8000:8010"
+    text = part.strip()
+    if not re.match(r"[0-9]{1,9}(:[0-9]{1,9})?\Z", text):
+        raise PolicyError("%s %s is no port: %s." % (where, shown(part), hint))
+    first, _colon, last = text.partition(":")
+    low, high = int(first), int(last or first)
+    if not (1 <= low <= 65535 and 1 <= high <= 65535):
+        raise PolicyError("%s %s is outside 1 to 65535: %s." % (where, shown(part), hint))
+    if low > high:
+        raise PolicyError("%s %s ends before it begins: write %d:%d." % (where, shown(part), high, low))
+    return low, high
+
+
+def _destination_ports(value: t.Any, protocol: str, target: str) -> Ports:
+    if value is None:
+        return ()
+    if not value:
+        raise PolicyError("destination_port is an empty list: leave it out for every port, or name the ports.")
+    if protocol not in PORT_PROTOCOLS:
+        raise PolicyError(
+            "destination_port does not go with protocol %s, which has no ports: choose tcp, udp or sctp, or leave "
+            "destination_port out." % protocol
+        )
+    if target == "published_port":
+        raise PolicyError(
+            "destination_port does not go with published_port, which already says the port: leave destination_port out."
+        )
+    ports = [_one_port(str(part), "destination_port[%d]" % index) for index, part in enumerate(value)]
+    return tuple(merge_ports(ports))
+
+
+def merge_ports(ports: t.Iterable[t.Tuple[int, int]]) -> t.List[t.Tuple[int, int]]:
+    """Port ranges in order, joined where they touch or overlap."""
+    merged: t.List[t.Tuple[int, int]] = []
+    for low, high in sorted(set(ports)):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def _published_ports(value: t.Any) -> t.Tuple[int, int]:
+    return _one_port(str(value), "published_port")
+
+
+def _published_address(value: t.Any, target: str) -> str:
+    if value is None:
+        return ""
+    if target != "published_port":
+        raise PolicyError("published_address goes with published_port only; here the target is %s." % target)
+    try:
+        address = ipaddress.ip_address(str(value).strip())
+    except ValueError:
+        raise PolicyError(
+            "published_address %s is no IP address: write the host's address that the port is published on."
+            % shown(value)
+        ) from None
+    if address.is_unspecified:
+        raise PolicyError("published_address %s means every address: leave it out." % address)
+    return str(address)
+
+
+def _network(value: t.Any, where: str) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(str(value).strip(), strict=False)
+    except ValueError as error:
+        reason = str(error)
+        if "/" in str(value):
+            try:
+                address = ipaddress.ip_address(str(value).strip().partition("/")[0])
+                reason = "a prefix length is 0 to %d for %s" % (
+                    address.max_prefixlen,
+                    "IPv4" if address.version == 4 else "IPv6",
+                )
+            except ValueError:
+                reason = "the part before the slash is no IP address"
+        else:
+            reason = "names are not looked up"
+        raise PolicyError(
+            "%s %s is no IP address or network (%s): write for instance 203.0.113.10, 203.0.113.0/24 or 2001:db8::/64."
+            % (where, shown(value), reason)
+        ) from None
+
+
+def _sources(value: t.Any) -> t.Optional[t.Tuple[IPNetwork, ...]]:
+    if value is None:
+        return None
+    if not value:
+        # A template that came out empty must not open the container to everybody.
+        raise PolicyError("source is an empty list: leave source out for anyone, or name addresses or networks.")
+    found = [_network(item, "source[%d]" % index) for index, item in enumerate(value)]
+    return tuple(dict.fromkeys(found))
+
+
+def _destination(value: t.Any) -> IPNetwork:
+    found = _network(value, "destination")
+    if found.prefixlen == 0:
+        raise PolicyError(
+            "destination %s means every container and every forwarded connection of this host, so a rule for it would "
+            "not protect one target but decide about all: name a container, labels, a network or a smaller CIDR."
+            % found
+        )
+    return found
+
+
+def _interface(value: t.Any) -> t.Tuple[str, bool]:
+    if value is None:
+        return "", False
+    text = str(value).strip()
+    negated = text.startswith("!")
+    name = text[1:].strip() if negated else text
+    if not re.match(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]{0,14}\+?\Z", name) or len(name) > 15:
+        raise PolicyError(
+            "in_interface %s is no interface name: write up to 15 characters such as eth0, eth+ or !wg0." % shown(value)
+        )
+    return name, negated
+
+
+_LIMIT = re.compile(r"([1-9][0-9]{0,5})/(s|sec|second|m|min|minute|h|hour|d|day)\Z")
+_LIMIT_UNITS = {"s": "sec", "m": "min", "h": "hour", "d": "day"}
+
+
+def _log(value: t.Any, name: str, verdicts: t.Tuple[str, str]) -> t.Optional[Log]:
+    if value is None:
+        return None
+    if not set(verdicts) & {"drop", "reject"}:
+        raise PolicyError("log logs what the denying rule stops, but this policy denies nothing: leave log out.")
+    prefix = value.get("prefix")
+    # 29 bytes: longer prefixes are cut by iptables without a word.
+    prefix = "quaywall:%s " % name[:19] if prefix is None else str(prefix)
+    size = len(prefix.encode("utf-8", "surrogateescape"))
+    if size > 29:
+        raise PolicyError("log.prefix %s has %d bytes, and the kernel keeps 29: shorten it." % (shown(prefix), size))
+    if not prefix.strip() or not prefix.isprintable():
+        raise PolicyError("log.prefix %s must be printable text on one line." % shown(prefix))
+    limit = str(value.get("limit") or "10/minute")
+    found = _LIMIT.match(limit)
+    if not found:
+        raise PolicyError("log.limit %s is no rate: write for instance 10/minute or 2/second." % shown(limit))
+    return Log(prefix, "%s/%s" % (found.group(1), _LIMIT_UNITS[found.group(2)[0]]))
+
+
+# Rules ---------------------------------------------------------------------------------------------------------------
+
+
+class BridgeRoute(t.NamedTuple):
+    """A network that is directly connected to a bridge of the host, from the routing table."""
+
+    network: IPNetwork
+    bridge: str
+
+
+class Compiled(t.NamedTuple):
+    """The rules of a policy by family, what they were made from, and what its user should know."""
+
+    rules: t.Mapping[str, t.Tuple[Rule, ...]]
+    endpoints: t.Tuple[Endpoint, ...]
+    warnings: t.Tuple[str, ...]
+
+
+class _Place(t.NamedTuple):
+    """Where a rule of one family protects: the fields that name it, and the bridge whose own traffic is exempt."""
+
+    fields: t.Tuple[Field, ...]
+    bridge: str
+    subnets: t.Tuple[IPNetwork, ...]
+
+
+class _Subject(t.NamedTuple):
+    """One container (or other target) as the rules see it."""
+
+    places: t.Mapping[str, t.Tuple[_Place, ...]]
+    fixed: t.Tuple[Binding, ...]
+    current: t.Tuple[Binding, ...]
+
+
+class _Match(t.NamedTuple):
+    """What a rule matches besides source and incoming interface."""
+
+    place: t.Optional[_Place]
+    protocol: str
+    ports: Ports
+    conntrack: t.Tuple[Field, ...]
+
+
+def compile_policy(
+    policy: Policy,
+    inventory: t.Optional[Inventory] = None,
+    bindings: t.Callable[[Container], t.Tuple[Binding, ...]] = lambda container: (),
+    bridge_routes: t.Sequence[BridgeRoute] = (),
+    ip6_chain: bool = False,
+) -> Compiled:
+    """The rules of a policy.
+
+    :param inventory: what Docker has, for a target that must be looked up there.
+    :param bindings: gives the fixed port bindings of a container.
+    :param bridge_routes: networks behind the host's bridges, for a target that is an address.
+    :param ip6_chain: ip6tables has DOCKER-USER, so published ports are forwarded for IPv6 too.
+    :raises PolicyError: the target is not there, or no rule in DOCKER-USER can protect it.
+    """
+    warnings: t.List[str] = []
+    endpoints: t.List[Endpoint] = []
+    subjects: t.List[_Subject] = []
+    if policy.target == "published_port":
+        subjects.append(_published_subject(policy))
+        wide = [IPV4, IPV6] if ip6_chain else [IPV4]
+        present = sorted(families([policy.published_address])) if policy.published_address else wide
+    elif policy.destination is not None:
+        subjects.append(_destination_subject(policy, policy.destination, bridge_routes))
+        present = sorted(families([str(policy.destination)]))
+    elif inventory is None:
+        raise PolicyError("%s must be looked up in Docker, and nothing was read from there." % policy.target)
+    elif policy.target == "network":
+        subject, found, present = _network_subject(policy, inventory)
+        subjects.append(subject)
+        endpoints += found
+    else:
+        present_families: t.Set[str] = set()
+        for container in _containers(policy, inventory):
+            result = _container_subject(policy, container, inventory, bindings, warnings)
+            if result is None:
+                continue
+            subjects.append(result[0])
+            endpoints += result[1]
+            present_families |= result[2]
+        if not subjects:
+            raise PolicyError(warnings[-1] if warnings else "Nothing to protect was found.")
+        present = sorted(present_families)
+    chosen = _families(policy, present)
+    rules = {family: _rules(policy, subjects, family) for family in chosen}
+    if not any(rules.values()):
+        raise PolicyError(_nothing(policy))
+    return Compiled(rules, tuple(item for item in endpoints if item.family in chosen), tuple(warnings))
+
+
+def _nothing(policy: Policy) -> str:
+    if policy.match == BY_PUBLISHED_PORT:
+        return (
+            "%s publishes no fixed %s host port that this policy names, so match=published_port has nothing to match: "
+            "publish it with -p HOST:CONTAINER, or choose match=both." % (_target_text(policy), policy.protocol)
+        )
+    return "Policy %s makes no rule for %s: the sources named and its addresses have no IP version in common." % (
+        policy.name,
+        _target_text(policy),
+    )
+
+
+def _target_text(policy: Policy) -> str:
+    if policy.target == "container":
+        return "Container %s" % policy.container
+    if policy.target == "labels":
+        return "No container labelled %s" % labels_text(policy.labels)
+    if policy.target == "network":
+        return "Network %s" % policy.network
+    return "The target"
+
+
+def labels_text(labels: t.Mapping[str, str]) -> str:
+    return ", ".join("%s=%s" % item for item in sorted(labels.items()))
+
+
+def _families(policy: Policy, present: t.Sequence[str]) -> t.List[str]:
+    if policy.ip_version == "auto":
+        return list(present)
+    wanted = list(FAMILIES) if policy.ip_version == "both" else [policy.ip_version]
+    if policy.target == "published_port" and not policy.published_address:
+        return wanted
+    missing = [family for family in wanted if family not in present]
+    if missing:
+        raise PolicyError(
+            "ip_version is %s, but the target has no %s address: write ip_version: auto, or give the target one."
+            % (policy.ip_version, " and no ".join("IPv4" if family == IPV4 else "IPv6" for family in missing))
+        )
+    return wanted
+
+
+# Targets
+
+
+def look_alikes(wanted: str, names: t.Iterable[str]) -> str:
+    """A half sentence that names what looks like the name that was not found, or all where they are few."""
+    known = sorted(names)
+    close = difflib.get_close_matches(wanted, known, 3, 0.5)
+    close += [name for name in known if name not in close and (wanted in name or name in wanted)][: 5 - len(close)]
+    if close:
+        return "did you mean %s?" % " or ".join(shown(name) for name in close)
+    if known:
+        return "there is %s%s." % (", ".join(shown(name) for name in known[:8]), " and more" if len(known) > 8 else "")
+    return "there is none at all."
+
+
+def _containers(policy: Policy, inventory: Inventory) -> t.List[Container]:
+    if policy.target == "labels":
+        found = inventory.labelled(policy.labels)
+        if not found:
+            raise PolicyError(
+                "No container carries the labels %s: start it first, or protect its host port with published_port."
+                % labels_text(policy.labels)
+            )
+        return found
+    container = inventory.container(policy.container)
+    if container is None:
+        raise PolicyError(
+            "There is no container %s on this host; %s"
+            % (shown(policy.container), look_alikes(policy.container, [item.name for item in inventory.containers]))
+        )
+    return [container]
+
+
+def _container_subject(
+    policy: Policy,
+    container: Container,
+    inventory: Inventory,
+    bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
+    warnings: t.List[str],
+) -> t.Optional[t.Tuple[_Subject, t.List[Endpoint], t.Set[str]]]:
+    """The container as a subject, its endpoints and families; None (and a warning) if it gives nothing to protect."""
+    owner = _network_owner(container, inventory)
+    mode = owner.network_mode
+    if mode == "host" or set(owner.networks) == {"host"}:
+        raise PolicyError(
+            "Container %s uses the host's network, so its ports are the host's own and packets to them never pass "
+            "DOCKER-USER: guard them in the INPUT chain." % container.name
+        )
+    if mode == "none" or set(owner.networks) == {"none"}:
+        raise PolicyError(
+            "Container %s has no network, so nobody can reach it and there is nothing to guard." % owner.name
+        )
+    names = list(owner.networks)
+    if policy.container_network:
+        if policy.container_network not in owner.networks:
+            raise PolicyError(
+                "Container %s is not on network %s; %s"
+                % (owner.name, shown(policy.container_network), look_alikes(policy.container_network, names))
+            )
+        names = [policy.container_network]
+    endpoints: t.List[Endpoint] = []
+    places: t.Dict[str, t.List[_Place]] = {family: [] for family in FAMILIES}
+    present: t.Set[str] = set()
+    strangers: t.List[str] = []
+    for name in names:
+        network = inventory.network_of(owner, name)
+        if network is None or not network.bridge:
+            strangers.append("%s (%s)" % (name, network.driver if network is not None else "unknown"))
+            continue
+        present |= {IPV4, IPV6} if network.ipv6 else {IPV4}
+        for address in owner.networks[name]:
+            family = IPV6 if ":" in address else IPV4
+            present.add(family)
+            endpoints.append(Endpoint(container.name, container.id, name, network.bridge, address, family))
+            places[family].append(
+                _Place(
+                    (field("destination", address),),
+                    network.bridge,
+                    tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets),
+                )
+            )
+    if strangers and len(strangers) == len(names):
+        raise PolicyError(
+            "Container %s is on %s only: packets to it do not pass the host's bridges and DOCKER-USER, so no rule there "
+            "can guard it." % (container.name, ", ".join(strangers))
+        )
+    if strangers:
+        warnings.append(
+            "Container %s is also on %s, which DOCKER-USER does not see: there it is not guarded."
+            % (container.name, ", ".join(strangers))
+        )
+    fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
+    subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
+    if not endpoints:
+        guarded = [binding for binding in fixed if _wanted(policy, binding)]
+        if not guarded:
+            text = (
+                "Container %s is not running and has no address yet%s: start it first, or protect its host port with "
+                "published_port."
+                % (
+                    container.name,
+                    ""
+                    if policy.match == BY_ADDRESS
+                    else ", and none of the ports named is published on a fixed host port",
+                )
+            )
+            if policy.target == "container":
+                raise PolicyError(text)
+            warnings.append(text)
+            return None
+        warnings.append(
+            "Container %s is not running and has no address yet: what the policy denies is guarded on its published "
+            "ports already, what it allows follows when this task runs again while the container does." % container.name
+        )
+    return subject, endpoints, {item.family for item in endpoints} or present
+
+
+def _network_owner(container: Container, inventory: Inventory) -> Container:
+    """The container whose network this one uses (C(network_mode: container:...)), or itself."""
+    seen = {container.id}
+    owner = container
+    while owner.network_mode.startswith("container:"):
+        wanted = owner.network_mode.partition(":")[2]
+        found = inventory.container(wanted)
+        if found is None or found.id in seen:
+            raise PolicyError(
+                "Container %s uses the network of container %s, which does not exist any more: re-create it."
+                % (container.name, shown(wanted[:12]))
+            )
+        seen.add(found.id)
+        owner = found
+    return owner
+
+
+def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, t.List[Endpoint], t.List[str]]:
+    network = inventory.networks.get(policy.network)
+    if network is None:
+        raise PolicyError(
+            "There is no network %s on this host; %s"
+            % (shown(policy.network), look_alikes(policy.network, inventory.networks))
+        )
+    if not network.bridge:
+        raise PolicyError(
+            "Network %s is of driver %s: packets to its containers do not pass the host's bridges and DOCKER-USER, so no "
+            "rule there can guard it." % (policy.network, network.driver)
+        )
+    subnets = tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets)
+    place = _Place((field("out_interface", network.bridge),), network.bridge, subnets)
+    endpoints = [
+        Endpoint(container.name, container.id, name, network.bridge, address, IPV6 if ":" in address else IPV4)
+        for container in inventory.containers
+        for name, addresses in container.networks.items()
+        for address in addresses
+        if inventory.network_of(container, name) is network
+    ]
+    present = [IPV4, IPV6] if network.ipv6 else [IPV4]
+    return _Subject({family: (place,) for family in present}, (), ()), endpoints, present
+
+
+def _destination_subject(policy: Policy, destination: IPNetwork, bridge_routes: t.Sequence[BridgeRoute]) -> _Subject:
+    near = [
+        route
+        for route in bridge_routes
+        if route.network.version == destination.version and route.network.overlaps(destination)
+    ]
+    bridges = sorted({route.bridge for route in near})
+    if len(bridges) > 1 and policy.same_network == "allow":
+        raise PolicyError(
+            "destination %s spans the bridges %s, and one rule cannot exempt the traffic inside each of them: write a "
+            "policy for each network, or same_network: filter." % (destination, ", ".join(bridges))
+        )
+    place = _Place(
+        (field("destination", str(destination)),),
+        bridges[0] if bridges else "",
+        tuple(route.network for route in near),
+    )
+    return _Subject({IPV4 if destination.version == 4 else IPV6: (place,)}, (), ())
+
+
+def _published_subject(policy: Policy) -> _Subject:
+    protocols = PORT_PROTOCOLS if policy.protocol == "all" else (policy.protocol,)
+    low, high = policy.published_ports
+    # Container ports do not matter here, so each host port stands for itself.
+    fixed = tuple(
+        Binding(protocol, port, port, policy.published_address, True)
+        for protocol in protocols
+        for port in range(low, high + 1)
+    )
+    return _Subject({}, fixed, ())
+
+
+# Matches
+
+
+def _wanted(policy: Policy, binding: Binding) -> bool:
+    """True if the policy names this published port."""
+    if policy.protocol not in ("all", binding.protocol):
+        return False
+    ports = policy.destination_ports
+    return not ports or any(low <= binding.container_port <= high for low, high in ports)
+
+
+def _dnat(binding_address: str, low: int, high: int) -> t.Tuple[Field, ...]:
+    """Came in through a published port: replies and a container's own connections to such a port do not match."""
+    fields = [field("match", "conntrack"), field("ctstate", "DNAT")]
+    if binding_address:
+        fields.append(field("ctorigdst", binding_address))
+    fields += [field("ctorigdstport", "%d:%d" % (low, high)), field("ctdir", "ORIGINAL")]
+    return tuple(fields)
+
+
+def _port_matches(policy: Policy, place: t.Optional[_Place], ports: Ports) -> t.List[_Match]:
+    return [_Match(place, policy.protocol, part, ()) for part in _chunks(ports)]
+
+
+def _chunks(ports: Ports) -> t.List[Ports]:
+    """Lists of ports that one rule can hold: multiport has 15 slots, a range takes two."""
+    chunks: t.List[t.List[t.Tuple[int, int]]] = [[]]
+    room = 15
+    for low, high in ports:
+        size = 1 if low == high else 2
+        if size > room:
+            chunks.append([])
+            room = 15
+        chunks[-1].append((low, high))
+        room -= size
+    return [tuple(chunk) for chunk in chunks]
+
+
+def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
+    """Address-free half first, as it holds when an address has moved; then the address half."""
+    matches: t.List[_Match] = []
+    if policy.match != BY_ADDRESS:
+        groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
+        for binding in subject.fixed:
+            if _wanted(policy, binding) and binding.serves(family):
+                groups.setdefault((binding.protocol, binding.host_address), []).append(
+                    (binding.host_port, binding.host_port)
+                )
+        for (protocol, address), ports in groups.items():
+            for low, high in merge_ports(ports):
+                matches.append(_Match(None, protocol, (), _dnat(address, low, high)))
+    if policy.match != BY_PUBLISHED_PORT:
+        for place in subject.places.get(family, ()):
+            matches += _port_matches(policy, place, policy.destination_ports)
+    return matches
+
+
+def _allow_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
+    """What lets through says address and host port where it can: a moved address must not let into another container."""
+    places = subject.places.get(family, ())
+    if policy.match == BY_ADDRESS:
+        return [match for place in places for match in _port_matches(policy, place, policy.destination_ports)]
+    known = subject.fixed if policy.match == BY_PUBLISHED_PORT else subject.fixed + subject.current
+    published = [binding for binding in known if _wanted(policy, binding) and binding.serves(family)]
+    pairs = _port_pairs(published)
+    if policy.match == BY_PUBLISHED_PORT or not subject.places:
+        return [
+            _Match(None, protocol, (), _dnat(address, first[0], first[1]))
+            for protocol, address, first, ports in _without_container_ports(pairs)
+        ]
+    matches: t.List[_Match] = []
+    covered = {binding.container_port for binding in published}
+    rest = _ports_without(policy.destination_ports, covered)
+    for place in places:
+        for protocol, address, host_ports, ports in pairs:
+            matches.append(_Match(place, protocol, (ports,), _dnat(address, host_ports[0], host_ports[1])))
+        # A port that is named but not published can be reached by routing to the address only.
+        if rest or not published:
+            matches += _port_matches(policy, place, rest if published else policy.destination_ports)
+    return matches
+
+
+_Pair = t.Tuple[str, str, t.Tuple[int, int], t.Tuple[int, int]]
+
+
+def _port_pairs(bindings: t.Iterable[Binding]) -> t.List[_Pair]:
+    """Protocol, host address, host ports and container ports of bindings, runs of both joined into ranges."""
+    pairs: t.List[_Pair] = []
+    ordered = sorted({(item.protocol, item.host_address, item.host_port, item.container_port) for item in bindings})
+    for protocol, address, host_port, port in ordered:
+        if pairs:
+            last = pairs[-1]
+            if last[:2] == (protocol, address) and last[2][1] + 1 == host_port and last[3][1] + 1 == port:
+                pairs[-1] = (protocol, address, (last[2][0], host_port), (last[3][0], port))
+                continue
+        pairs.append((protocol, address, (host_port, host_port), (port, port)))
+    return pairs
+
+
+def _without_container_ports(pairs: t.Iterable[_Pair]) -> t.List[_Pair]:
+    """The pairs with host ports joined wherever they touch, whatever the container ports are."""
+    groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
+    for protocol, address, host_ports, ports in pairs:
+        groups.setdefault((protocol, address), []).append(host_ports)
+    return [
+        (protocol, address, host_ports, host_ports)
+        for (protocol, address), found in groups.items()
+        for host_ports in merge_ports(found)
+    ]
+
+
+def _ports_without(ports: Ports, covered: t.Set[int]) -> Ports:
+    """The port ranges without single ports."""
+    rest: t.List[t.Tuple[int, int]] = []
+    for low, high in ports:
+        start = low
+        for port in sorted(covered):
+            if start <= port <= high:
+                if start < port:
+                    rest.append((start, port - 1))
+                start = port + 1
+        if start <= high:
+            rest.append((start, high))
+    return tuple(rest)
+
+
+# Rules from matches
+
+
+def _rules(policy: Policy, subjects: t.Sequence[_Subject], family: str) -> t.Tuple[Rule, ...]:
+    rules: t.List[Rule] = []
+    everybody: t.Tuple[t.Optional[IPNetwork], ...] = (None,)
+    sources: t.Tuple[t.Optional[IPNetwork], ...] = everybody
+    if policy.sources is not None:
+        version = 4 if family == IPV4 else 6
+        sources = tuple(source for source in policy.sources if source.version == version)
+    for section, verdict, who in ((ACTION, policy.action, sources), (OTHERWISE, policy.otherwise, everybody)):
+        if verdict == "none":
+            continue
+        allowing = _VERDICTS[verdict] in ALLOWING
+        for subject in subjects:
+            matches = (_allow_matches if allowing else _deny_matches)(policy, subject, family)
+            for match in matches:
+                for source in who:
+                    rules += _rule_group(policy, section, verdict, source, match, family)
+    return tuple(dict.fromkeys(rules))
+
+
+def _rule_group(
+    policy: Policy, section: str, verdict: str, source: t.Optional[IPNetwork], match: _Match, family: str
+) -> t.List[Rule]:
+    """The rules for one source and one match: one, unless the own bridge's addresses are cut out of the source."""
+    incoming: t.List[Field] = []
+    sources: t.List[t.List[Field]] = [[] if source is None else [field("source", str(source))]]
+    bridge = match.place.bridge if match.place is not None and policy.same_network == "allow" else ""
+    if section == ACTION and policy.in_interface:
+        incoming.append(field("in_interface", policy.in_interface, policy.in_interface_negated))
+        if bridge and not policy.in_interface_negated and _interface_matches(policy.in_interface, bridge):
+            # The own bridge is exempt, and it is (among) what the user named: nothing of it is left to match.
+            if policy.in_interface == bridge:
+                return []
+        if bridge and _VERDICTS[verdict] not in ALLOWING and match.place is not None:
+            # iptables takes one -i only, so the own network is exempt by its addresses.
+            if policy.in_interface_negated or _interface_matches(policy.in_interface, bridge):
+                sources = _sources_outside(source, match.place.subnets, family)
+    elif bridge:
+        incoming.append(field("in_interface", bridge, True))
+    return [
+        rule
+        for fields in sources
+        for rule in _with_log(policy, section, verdict, [*fields, *_head(match, incoming)], match, family)
+    ]
+
+
+def _interface_matches(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("+") else name == pattern
+
+
+def _sources_outside(
+    source: t.Optional[IPNetwork], subnets: t.Sequence[IPNetwork], family: str
+) -> t.List[t.List[Field]]:
+    """Source fields for a source without the own network's addresses."""
+    own = [subnet for subnet in subnets if subnet.version == (4 if family == IPV4 else 6)]
+    if source is None:
+        if len(own) == 1:
+            return [[field("source", str(own[0]), True)]]
+        source = ipaddress.ip_network("0.0.0.0/0" if family == IPV4 else "::/0")
+    left: t.List[t.Any] = [source]
+    for subnet in own:
+        remaining: t.List[t.Any] = []
+        for piece in left:
+            if not piece.overlaps(subnet):
+                remaining.append(piece)
+            elif piece.prefixlen < subnet.prefixlen:
+                remaining += sorted(piece.address_exclude(subnet))
+        left = remaining
+    return [[field("source", str(piece))] for piece in left]
+
+
+def _head(match: _Match, incoming: t.Sequence[Field]) -> t.List[Field]:
+    place = list(match.place.fields) if match.place is not None else []
+    out = [item for item in place if item.name == "out_interface"]
+    return [item for item in place if item.name != "out_interface"] + list(incoming) + out
+
+
+def _with_log(
+    policy: Policy, section: str, verdict: str, head: t.List[Field], match: _Match, family: str
+) -> t.List[Rule]:
+    fields = [item for item in head if not (item.name == "source" and item.value in ("0.0.0.0/0", "::/0"))]
+    protocol = match.protocol
+    if protocol == "icmp" and family == IPV6:
+        protocol = "ipv6-icmp"
+    if protocol != "all":
+        fields.append(field("protocol", protocol))
+    if match.ports:
+        low, high = match.ports[0]
+        if len(match.ports) == 1:
+            fields += [field("match", protocol), field("destination_port", "%d:%d" % (low, high))]
+        else:
+            ports = ",".join("%d:%d" % item for item in match.ports)
+            fields += [field("match", "multiport"), field("destination_ports", ports)]
+    fields += match.conntrack
+    mark = Mark(policy.name, section, policy.priority)
+    target = _VERDICTS[verdict]
+    rules = []
+    if policy.log is not None and target not in ALLOWING:
+        limit = [field("match", "limit"), field("limit", policy.log.limit)]
+        log = [field("jump", "LOG"), field("log_prefix", policy.log.prefix)]
+        rules.append(Rule(tuple(fields + limit + _comment(mark, "LOG") + log)))
+    jump = [field("jump", target)]
+    if target == "REJECT":
+        jump.append(field("reject_with", DEFAULT_REJECT[family], family=family))
+    rules.append(Rule(tuple(fields + _comment(mark, target) + jump)))
+    return rules
+
+
+def _comment(mark: Mark, target: str) -> t.List[Field]:
+    return [field("match", "comment"), field("comment", comment_for(mark, target))]
+
+
+# Conflicts between policies ------------------------------------------------------------------------------------------
+
+
+def conflict(
+    policy: Policy, rules: t.Sequence[Rule], others: t.Sequence[Rule]
+) -> t.Optional[t.Tuple[str, str, str, str]]:
+    """Two different otherwises for the same endpoint and port.
+
+    :param rules: the rules of the policy.
+    :param others: the managed rules of the other policies.
+    :returns: the other policy's name, its verdict, ours, and the rule of the other; None if there is no conflict.
+    """
+    mine = [rule for rule in rules if _is_otherwise(rule)]
+    for other in others:
+        mark = mark_of(other)
+        if mark is None or mark.policy == policy.name or not _is_otherwise(other):
+            continue
+        for rule in mine:
+            if rule.target != other.target and _overlap(rule, other):
+                return mark.policy, str(other.target).lower(), str(rule.target).lower(), other.render()
+    return None
+
+
+def _is_otherwise(rule: Rule) -> bool:
+    mark = mark_of(rule)
+    return mark is not None and mark.section == OTHERWISE and rule.target != "LOG"
+
+
+def _overlap(one: Rule, two: Rule) -> bool:
+    """True if some packet to an endpoint matches both otherwise rules."""
+    for name in ("destination", "ctorigdst"):
+        first, second = one.value(name), two.value(name)
+        if first is not None and second is not None:
+            if not ipaddress.ip_network(first).overlaps(ipaddress.ip_network(second)):  # type: ignore[arg-type]
+                return False
+    first, second = one.value("protocol"), two.value("protocol")
+    if first is not None and second is not None and first != second:
+        return False
+    for names in (("destination_port", "destination_ports"), ("ctorigdstport",)):
+        if not _ranges_overlap(_ranges(one, names), _ranges(two, names)):
+            return False
+    # An address rule and a host-port rule protect the same endpoint only by chance; a network's rule and an address's
+    # do if the address is on its bridge.
+    if (one.value("ctorigdstport") is None) != (two.value("ctorigdstport") is None):
+        return False
+    return _bridge(one) == _bridge(two) or None not in (one.value("destination"), two.value("destination"))
+
+
+def _bridge(rule: Rule) -> t.Optional[str]:
+    incoming = rule.get("in_interface")
+    return rule.value("out_interface") or (incoming.value if incoming is not None and incoming.negated else None)
+
+
+def _ranges(rule: Rule, names: t.Iterable[str]) -> t.Optional[t.List[t.Tuple[int, int]]]:
+    for name in names:
+        value = rule.value(name)
+        if value is not None:
+            return port_ranges(value) if name == "destination_ports" else [port_range(value)]
+    return None
+
+
+def _ranges_overlap(
+    one: t.Optional[t.Sequence[t.Tuple[int, int]]], two: t.Optional[t.Sequence[t.Tuple[int, int]]]
+) -> bool:
+    if one is None or two is None:
+        return True
+    return any(low <= last and first <= high for low, high in one for first, last in two)

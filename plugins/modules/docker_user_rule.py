@@ -1,0 +1,197 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: docker_user_rule
+short_description: Say who may reach a container, in Docker's DOCKER-USER chain
+version_added: 1.0.0
+author:
+  - The quaywall.docker authors (@quaywall)
+description:
+  - Manages one policy for one container (or several with the same labels, a network, an address or a published port)
+    in the C(DOCKER-USER) chain of iptables and ip6tables.
+  - A published port is forwarded traffic. C(INPUT) never sees it, and C(DOCKER-USER) sees it with the container's port
+    in place of the host's. Rules for a bare port therefore hit every container with that inner port. This module
+    always makes rules for a target.
+  - The rules of all policies stand together in the chain. Replies and established connections pass first. Rules of other
+    tools keep their text, order and counters; those at the top that can only deny stay in front of the policies, all others
+    are read after them.
+  - Each family is changed in one transaction, so the kernel has the old rules or the new ones at any moment.
+extends_documentation_fragment:
+  - quaywall.docker._attributes
+  - quaywall.docker._policy
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+  platform:
+    support: full
+    platforms: linux
+options:
+  name:
+    description:
+      - Name of the policy on this host, 1 to 64 letters, digits, dots, underscores and dashes.
+      - It is kept in the comment of each of its rules as C(quaywall:<name>), so that C(iptables -S DOCKER-USER) shows it.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) makes the policy's rules what the options say; other rules of that policy go.
+      - V(absent) takes the policy's rules away. Only O(name) is needed then.
+    type: str
+    choices: [present, absent]
+    default: present
+  baseline:
+    description:
+      - Keep C(ESTABLISHED) first and C(RETURN) last. An unconditional C(RETURN) that is there is taken over.
+      - With V(false) neither is added; those that are there stay. The first rule goes when the last policy goes.
+    type: bool
+    default: true
+requirements:
+  - iptables 1.8 or newer
+  - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
+notes:
+  - Established connections pass before any policy is asked. A new policy therefore does not cut connections that are open.
+  - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until then
+    its fixed host ports stay closed to everybody that the policy does not name, and to those that it names as well.
+  - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
+    enter through C(INPUT) of ip6tables, where no rule in C(DOCKER-USER) can stop them.
+seealso:
+  - module: ansible.builtin.iptables
+  - name: Packet filtering and firewalls
+    description: Docker's documentation of the DOCKER-USER chain.
+    link: https://docs.docker.com/engine/network/packet-filtering-firewalls/
+"""
+
+EXAMPLES = r"""
+- name: Only the office reaches the admin UI
+  quaywall.docker.docker_user_rule:
+    name: admin-ui
+    container: admin
+    destination_port: ["8080"]
+    source: [203.0.113.10/32]
+    action: accept
+    otherwise: drop
+
+- name: The database answers to the application's network only, in both IP versions
+  quaywall.docker.docker_user_rule:
+    name: db
+    container: db
+    destination_port: ["5432"]
+    source:
+      - 198.51.100.0/24
+      - 2001:db8:5::/64
+    action: accept # everybody else is dropped, as sources are named
+
+- name: Nobody from outside reaches any container of this Compose service
+  quaywall.docker.docker_user_rule:
+    name: worker-closed
+    labels:
+      com.docker.compose.project: shop
+      com.docker.compose.service: worker
+    action: drop # the service's neighbours on its own network still do
+
+- name: Host port 9000 is for the VPN, whichever container is behind it
+  quaywall.docker.docker_user_rule:
+    name: port-9000
+    published_port: "9000"
+    in_interface: wg0
+    action: accept
+    otherwise: reject
+    log:
+      prefix: "port-9000 denied "
+
+- name: Whatever is on the network backend is not reached from outside
+  quaywall.docker.docker_user_rule:
+    name: backend-closed
+    network: backend
+    protocol: all
+    action: drop
+
+- name: That policy is not needed any more
+  quaywall.docker.docker_user_rule:
+    name: admin-ui
+    state: absent
+"""
+
+RETURN = r"""
+endpoints:
+  description: The addresses that were found for the target in Docker. Empty for O(destination) and O(published_port).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    container:
+      description: The container's name.
+      type: str
+      sample: admin
+    container_id:
+      description: The container's ID.
+      type: str
+      sample: 0f8d3a1f2c4b5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6
+    network:
+      description: The Docker network.
+      type: str
+      sample: bridge
+    bridge:
+      description: The network's interface on the host.
+      type: str
+      sample: docker0
+    address:
+      description: The container's address on the network.
+      type: str
+      sample: 172.17.0.10
+    family:
+      description: V(ipv4) or V(ipv6).
+      type: str
+      sample: ipv4
+chains:
+  description: The chain C(DOCKER-USER) of each family, by V(ipv4) and V(ipv6). Where ip6tables is missing there is no V(ipv6).
+  returned: success
+  type: dict
+  contains:
+    variant:
+      description: The variant of iptables that holds Docker's chains, V(nft) or V(legacy).
+      type: str
+      sample: nft
+    before:
+      description: The rules as they were, as C(iptables -S) prints them.
+      type: list
+      elements: str
+      sample: ["-A DOCKER-USER -j RETURN"]
+    after:
+      description: The rules as they are now, or would be in check mode.
+      type: list
+      elements: str
+      sample:
+        - >-
+          -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT
+        - >-
+          -A DOCKER-USER -s 203.0.113.10/32 -d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080
+          -m comment --comment "quaywall:admin-ui" -j ACCEPT
+        - >-
+          -A DOCKER-USER -d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080
+          -m comment --comment "quaywall:admin-ui" -j DROP
+        - "-A DOCKER-USER -j RETURN"
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.quaywall.docker.plugins.module_utils._module.docker_user_rule import argument_spec, run_module
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
+    run_module(module)
+
+
+if __name__ == "__main__":
+    main()
