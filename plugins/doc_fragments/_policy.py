@@ -17,7 +17,7 @@ options:
       - Protect the container of this name or ID. A unique beginning of an ID will do if it has 12 digits or more.
       - A container that uses the network of another one (C(network_mode=container:...)) is protected where that one is.
       - For a container that is not running, what the policy denies is guarded on its fixed host ports. What the policy
-        allows needs the container's address, so run the task again once the container runs. The module warns about that.
+        allows needs the container's address, so run the task again once the container runs. The module warns about it.
       - Exactly one of O(container), O(labels), O(network), O(destination) and O(published_port) is needed.
     type: str
   labels:
@@ -37,8 +37,8 @@ options:
     type: str
   published_port:
     description:
-      - Protect what is published on this host port, or on a range of host ports such as V(8000:8010), whichever container
-        that is. It is not looked up in Docker, so the policy may be there before the container is.
+      - Protect what is published on this host port, or on a range of host ports such as V(8000:8010), whichever
+        container that is. It is not looked up in Docker, so the policy may be there before the container is.
       - Traffic that reaches a container by its own address, and not through the host port, is not affected.
     type: str
   published_address:
@@ -126,14 +126,14 @@ options:
         default: 10/minute
   priority:
     description:
-      - Order among policies from V(0) to V(999); equal ones are ordered by name. Every O(action) of all policies comes before
-        every O(otherwise), so that two policies for one container add up.
+      - Order among policies from V(0) to V(999); equal ones are ordered by name. Every O(action) of all policies comes
+        before every O(otherwise), so that two policies for one container add up.
     type: int
     default: 500
   ip_version:
     description:
-      - V(auto) takes the families that the target has. For a O(published_port) without O(published_address) these are IPv4,
-        and IPv6 where C(ip6tables) has a C(DOCKER-USER) chain.
+      - V(auto) takes the families that the target has. For a O(published_port) without O(published_address) these are
+        IPv4, and IPv6 where C(ip6tables) has a C(DOCKER-USER) chain.
       - V(ipv4), V(ipv6) and V(both) are errors where the target has no such address.
       - Engines up to 26 keep no IPv6 C(DOCKER-USER) chain by default. Where a policy needs one it is made,
         with its jump in C(FORWARD).

@@ -139,14 +139,11 @@ def parse_dump(text: str, family: str = IPV4) -> Dump:
             else:
                 unparsed.append(line)
         elif line and line != "COMMIT":
-            counters = None
-            if first == "[":
-                counted = _COUNTERS.match(line)
-                if counted:
-                    counters = (int(counted.group(1)), int(counted.group(2)))
-                    line = line[counted.end() :]
-            if line.startswith("-A "):
-                chain, _blank, spec = line[3:].partition(" ")
+            counted = _COUNTERS.match(line) if first == "[" else None
+            counters = (int(counted.group(1)), int(counted.group(2))) if counted else None
+            command = line[counted.end() :] if counted else line
+            if command.startswith("-A "):
+                chain, _blank, spec = command[3:].partition(" ")
                 if chain not in rules:
                     heads[chain], rules[chain] = (None, None), []
                 rules[chain].append(parser.parse(spec, counters) if spec else Rule((), counters))
@@ -166,7 +163,7 @@ def render_dump(dump: Dump) -> str:
             lines.append(":%s %s%s" % (chain.name, chain.policy or "-", counters))
         for chain in table.chains.values():
             for rule, line in zip(chain.rules, chain.render()):
-                lines.append(line if rule.counters is None else "[%d:%d] %s" % (rule.counters + (line,)))
+                lines.append(line if rule.counters is None else "[%d:%d] %s" % (*rule.counters, line))
         lines.extend(table.unparsed)
         lines.append("COMMIT")
     return "".join(line + "\n" for line in lines)

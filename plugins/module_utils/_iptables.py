@@ -337,9 +337,9 @@ class Firewall:
 
 
 _NFTABLES_BACKEND = (
-    "Docker's firewall backend on this host is nftables, which does not read DOCKER-USER, so a rule there would protect "
-    'nothing: set "firewall-backend": "iptables" in /etc/docker/daemon.json and restart Docker, or filter in an nftables '
-    "table of your own (hook forward, priority filter)."
+    "Docker's firewall backend on this host is nftables, which does not read DOCKER-USER, so a rule there would "
+    'protect nothing: set "firewall-backend": "iptables" in /etc/docker/daemon.json and restart Docker, or filter in '
+    "an nftables table of your own (hook forward, priority filter)."
 )
 
 

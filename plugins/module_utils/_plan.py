@@ -51,8 +51,8 @@ Operation = t.Union[Delete, Insert]
 class Plan(t.NamedTuple):
     """What one transaction does to one family's filter table.
 
-    ``before`` and ``after`` are the chain's rules; ``create_chain`` and ``add_jump`` say whether DOCKER-USER is made and
-    whether FORWARD gets its jump at the top. ``unreachable`` are foreign rules behind an unconditional RETURN.
+    ``before`` and ``after`` are the chain's rules; ``create_chain`` and ``add_jump`` say whether DOCKER-USER is made
+    and whether FORWARD gets its jump at the top. ``unreachable`` are foreign rules behind an unconditional RETURN.
     """
 
     before: t.Tuple[str, ...]
@@ -121,9 +121,9 @@ def arrange(
 ) -> t.List[Rule]:
     """The rules of DOCKER-USER in their right order.
 
-    ESTABLISHED first; then foreign rules from the top that can only deny, so that the bans of other tools hold; then the
-    managed block, so that no foreign ACCEPT or RETURN opens what a policy closes; then the other foreign rules with
-    the first bare RETURN among them where it stands.
+    ESTABLISHED first; then foreign rules from the top that can only deny, so that the bans of other tools hold; then
+    the managed block, so that no foreign ACCEPT or RETURN opens what a policy closes; then the other foreign rules
+    with the first bare RETURN among them where it stands.
 
     :param managed: the rules of all policies in the order of the managed block, without the baseline.
     """

@@ -568,8 +568,8 @@ def _container_subject(
             )
     if strangers and len(strangers) == len(names):
         raise PolicyError(
-            "Container %s is on %s only: packets to it do not pass the host's bridges and DOCKER-USER, so no rule there "
-            "can guard it." % (container.name, ", ".join(strangers))
+            "Container %s is on %s only: packets to it do not pass the host's bridges and DOCKER-USER, so no rule "
+            "there can guard it." % (container.name, ", ".join(strangers))
         )
     if strangers:
         warnings.append(
@@ -628,8 +628,8 @@ def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, 
         )
     if not network.bridge:
         raise PolicyError(
-            "Network %s is of driver %s: packets to its containers do not pass the host's bridges and DOCKER-USER, so no "
-            "rule there can guard it." % (policy.network, network.driver)
+            "Network %s is of driver %s: packets to its containers do not pass the host's bridges and DOCKER-USER, so "
+            "no rule there can guard it." % (policy.network, network.driver)
         )
     subnets = tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets)
     place = _Place((field("out_interface", network.bridge),), network.bridge, subnets)
@@ -641,7 +641,7 @@ def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, 
         if inventory.network_of(container, name) is network
     ]
     present = [IPV4, IPV6] if network.ipv6 else [IPV4]
-    return _Subject({family: (place,) for family in present}, (), ()), endpoints, present
+    return _Subject(dict.fromkeys(present, (place,)), (), ()), endpoints, present
 
 
 def _destination_subject(policy: Policy, destination: IPNetwork, bridge_routes: t.Sequence[BridgeRoute]) -> _Subject:
@@ -734,7 +734,7 @@ def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Mat
 
 
 def _allow_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
-    """What lets through says address and host port where it can: a moved address must not let into another container."""
+    """What lets through says address and host port where it can: a moved address must not open another container."""
     places = subject.places.get(family, ())
     if policy.match == BY_ADDRESS:
         return [match for place in places for match in _port_matches(policy, place, policy.destination_ports)]
@@ -778,7 +778,7 @@ def _port_pairs(bindings: t.Iterable[Binding]) -> t.List[_Pair]:
 def _without_container_ports(pairs: t.Iterable[_Pair]) -> t.List[_Pair]:
     """The pairs with host ports joined wherever they touch, whatever the container ports are."""
     groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
-    for protocol, address, host_ports, ports in pairs:
+    for protocol, address, host_ports, _ports in pairs:
         groups.setdefault((protocol, address), []).append(host_ports)
     return [
         (protocol, address, host_ports, host_ports)
@@ -833,14 +833,10 @@ def _rule_group(
     bridge = match.place.bridge if match.place is not None and policy.same_network == "allow" else ""
     if section == ACTION and policy.in_interface:
         incoming.append(field("in_interface", policy.in_interface, policy.in_interface_negated))
-        if bridge and not policy.in_interface_negated and _interface_matches(policy.in_interface, bridge):
-            # The own bridge is exempt, and it is (among) what the user named: nothing of it is left to match.
-            if policy.in_interface == bridge:
-                return []
-        if bridge and _VERDICTS[verdict] not in ALLOWING and match.place is not None:
+        covers_bridge = policy.in_interface_negated != _interface_matches(policy.in_interface, bridge)
+        if bridge and covers_bridge and _VERDICTS[verdict] not in ALLOWING and match.place is not None:
             # iptables takes one -i only, so the own network is exempt by its addresses.
-            if policy.in_interface_negated or _interface_matches(policy.in_interface, bridge):
-                sources = _sources_outside(source, match.place.subnets, family)
+            sources = _sources_outside(source, match.place.subnets, family)
     elif bridge:
         incoming.append(field("in_interface", bridge, True))
     return [
@@ -946,11 +942,8 @@ def _is_otherwise(rule: Rule) -> bool:
 
 def _overlap(one: Rule, two: Rule) -> bool:
     """True if some packet to an endpoint matches both otherwise rules."""
-    for name in ("destination", "ctorigdst"):
-        first, second = one.value(name), two.value(name)
-        if first is not None and second is not None:
-            if not ipaddress.ip_network(first).overlaps(ipaddress.ip_network(second)):  # type: ignore[arg-type]
-                return False
+    if any(_apart(one.value(name), two.value(name)) for name in ("destination", "ctorigdst")):
+        return False
     first, second = one.value("protocol"), two.value("protocol")
     if first is not None and second is not None and first != second:
         return False
@@ -962,6 +955,13 @@ def _overlap(one: Rule, two: Rule) -> bool:
     if (one.value("ctorigdstport") is None) != (two.value("ctorigdstport") is None):
         return False
     return _bridge(one) == _bridge(two) or None not in (one.value("destination"), two.value("destination"))
+
+
+def _apart(one: t.Optional[str], two: t.Optional[str]) -> bool:
+    """True if both networks are given and no address is in both."""
+    if one is None or two is None:
+        return False
+    return not t.cast(t.Any, ipaddress.ip_network(one)).overlaps(ipaddress.ip_network(two))
 
 
 def _bridge(rule: Rule) -> t.Optional[str]:

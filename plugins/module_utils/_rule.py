@@ -277,9 +277,21 @@ def _log_level(value: str, family: str) -> str:
 
 
 _REJECTS = {
-    IPV4: {"net-unreach": "icmp-net-unreachable", "host-unreach": "icmp-host-unreachable", "port-unreach": "icmp-port-unreachable", "admin-prohib": "icmp-admin-prohibited", "proto-unreach": "icmp-proto-unreachable", "tcp-rst": "tcp-reset"},
-    IPV6: {"no-route": "icmp6-no-route", "adm-prohibited": "icmp6-adm-prohibited", "addr-unreach": "icmp6-addr-unreachable", "port-unreach": "icmp6-port-unreachable"},
-}  # fmt: skip
+    IPV4: {
+        "net-unreach": "icmp-net-unreachable",
+        "host-unreach": "icmp-host-unreachable",
+        "proto-unreach": "icmp-proto-unreachable",
+        "port-unreach": "icmp-port-unreachable",
+        "admin-prohib": "icmp-admin-prohibited",
+        "tcp-rst": "tcp-reset",
+    },
+    IPV6: {
+        "no-route": "icmp6-no-route",
+        "adm-prohibited": "icmp6-adm-prohibited",
+        "addr-unreach": "icmp6-addr-unreachable",
+        "port-unreach": "icmp6-port-unreachable",
+    },
+}
 DEFAULT_REJECT = {IPV4: "icmp-port-unreachable", IPV6: "icmp6-port-unreachable"}
 
 
@@ -397,9 +409,32 @@ FIELDS: t.Dict[t.Tuple[str, str], FieldSpec] = _table()
 # Options of modules outside the table whose one value is free text. They are opaque, but their value must not be taken
 # for an option: `--string -j --algo bm` is legal and printed without quotes.
 _TEXT_OPTIONS = frozenset(
-    "--string --hex-string --nflog-prefix --name --hashlimit-name --helper --label --path --nfacct-name --genre "
-    "--led-trigger-id --rateest-name --rateest1 --rateest2 --u32 --timer --del-set --add-set --map-set --bytecode "
-    "--object-pinned --queue-cpu-fanout --rsource-name --ulog-prefix --log-prefix --comment".split()
+    (
+        "--string",
+        "--hex-string",
+        "--nflog-prefix",
+        "--name",
+        "--hashlimit-name",
+        "--helper",
+        "--label",
+        "--path",
+        "--nfacct-name",
+        "--genre",
+        "--led-trigger-id",
+        "--rateest-name",
+        "--rateest1",
+        "--rateest2",
+        "--u32",
+        "--timer",
+        "--del-set",
+        "--add-set",
+        "--map-set",
+        "--bytecode",
+        "--object-pinned",
+        "--ulog-prefix",
+        "--log-prefix",
+        "--comment",
+    )
 )
 
 _SPECS_BY_NAME: t.Dict[str, FieldSpec] = {}
@@ -462,9 +497,7 @@ class Parser:
             if field is None:
                 field = known[key] = self._field(spec, unit, unit_text, negated)
             fields.append(field)
-            if field.name == "match":
-                context = field.value
-            elif field.name in ("jump", "goto"):
+            if field.name in ("match", "jump", "goto"):
                 context = field.value
             elif field.name == "protocol" and not negated:
                 protocol = field.value

@@ -18,9 +18,9 @@ description:
   - A published port is forwarded traffic. C(INPUT) never sees it, and C(DOCKER-USER) sees it with the container's port
     in place of the host's. Rules for a bare port therefore hit every container with that inner port. This module
     always makes rules for a target.
-  - The rules of all policies stand together in the chain. Replies and established connections pass first. Rules of other
-    tools keep their text, order and counters; those at the top that can only deny stay in front of the policies, all others
-    are read after them.
+  - The rules of all policies stand together in the chain. Replies and established connections pass first. Rules of
+    other tools keep their text, order and counters. Those at the top that can only deny stay in front of the policies,
+    all others are read after them.
   - Each family is changed in one transaction, so the kernel has the old rules or the new ones at any moment.
 extends_documentation_fragment:
   - quaywall.docker._attributes
@@ -39,7 +39,7 @@ options:
   name:
     description:
       - Name of the policy on this host, 1 to 64 letters, digits, dots, underscores and dashes.
-      - It is kept in the comment of each of its rules as C(quaywall:<name>), so that C(iptables -S DOCKER-USER) shows it.
+      - It is kept in the comment of each of its rules as C(quaywall:<name>), for C(iptables -S DOCKER-USER) to show.
     type: str
     required: true
   state:
@@ -59,9 +59,9 @@ requirements:
   - iptables 1.8 or newer
   - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
 notes:
-  - Established connections pass before any policy is asked. A new policy therefore does not cut connections that are open.
-  - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until then
-    its fixed host ports stay closed to everybody that the policy does not name, and to those that it names as well.
+  - Established connections pass before any policy is asked. A new policy does not cut connections that are open.
+  - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until
+    then its fixed host ports stay closed to everybody that the policy does not name, and to those that it names too.
   - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
     enter through C(INPUT) of ip6tables, where no rule in C(DOCKER-USER) can stop them.
 seealso:
@@ -154,7 +154,8 @@ endpoints:
       type: str
       sample: ipv4
 chains:
-  description: The chain C(DOCKER-USER) of each family, by V(ipv4) and V(ipv6). Where ip6tables is missing there is no V(ipv6).
+  description:
+    - The chain C(DOCKER-USER) of each family, by V(ipv4) and V(ipv6). Where ip6tables is missing there is no V(ipv6).
   returned: success
   type: dict
   contains:
@@ -173,7 +174,8 @@ chains:
       elements: str
       sample:
         - >-
-          -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT
+          -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established"
+          -j ACCEPT
         - >-
           -A DOCKER-USER -s 203.0.113.10/32 -d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080
           -m comment --comment "quaywall:admin-ui" -j ACCEPT

@@ -109,7 +109,7 @@ def run_module(
         module.fail_json(msg=str(error), **{key: _printable(value) for key, value in error.details.items()})
     except (PolicyError, DockerError) as error:
         module.fail_json(msg=str(error))
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:  # noqa: BLE001 -- a traceback is no answer, and never the chain's state
         module.fail_json(
             msg="Unexpected error in docker_user_rule: %s. Please report it." % error, exception=traceback.format_exc()
         )
@@ -142,9 +142,9 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
             plans[family] = _plan_family(state, family, name, policy, rules.get(family, ()), bool(options["baseline"]))
             if plans[family].unreachable:
                 dead.update(plans[family].unreachable)
-            if plans[family].after and not plans[family].add_jump and not jump_is_first(state.tables[family]):
-                if _has_managed(state, family) or rules.get(family):
-                    late.add(_FAMILY_TEXTS[family])
+            guarded = bool(rules.get(family)) or _has_managed(state, family)
+            if guarded and not plans[family].add_jump and not jump_is_first(state.tables[family]):
+                late.add(_FAMILY_TEXTS[family])
         return plans
 
     changes = firewall.change(planner, dry=bool(module.check_mode))
@@ -157,8 +157,8 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
         )
     for family in sorted(late):
         warnings.append(
-            "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy stops: "
-            "restart Docker, which moves the jump to the top." % family
+            "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy "
+            "stops: restart Docker, which moves the jump to the top." % family
         )
     for warning in warnings:
         module.warn(warning)
@@ -189,8 +189,8 @@ def _plan_family(
         if found is not None:
             other, other_verdict, verdict, rule = found
             raise PolicyError(
-                "Policies %s and %s disagree about everybody else: for the same endpoint and port %s says %s and %s says "
-                "%s. Give both the same otherwise, or one of them otherwise: none. The other's rule: %s"
+                "Policies %s and %s disagree about everybody else: for the same endpoint and port %s says %s and %s "
+                "says %s. Give both the same otherwise, or one of them otherwise: none. The other's rule: %s"
                 % (name, other, name, verdict, other, other_verdict, rule)
             )
     present = chain is not None and any(is_established(rule) for rule in chain.rules)
