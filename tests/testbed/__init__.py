@@ -4,11 +4,10 @@
 
 """Real Docker hosts for tests: system containers with their own dockerd, and a client that sends packets.
 
-    with Bed("mine") as bed:                       # up … down
-        bed.up([HostSpec("bookworm")])
-        host, client = bed.host("bookworm"), bed.client
-        host.run_workload("web", publish=["9000:8080"])
-        assert client.connect(host.address(4), 9000, source=OFFICE).who == "web"
+>>> with Bed("mine") as bed:
+...     bed.up([HostSpec("bookworm")])
+...     bed.host("bookworm").run_workload("web", publish=["9000:8080"])
+...     assert bed.client.connect(bed.host("bookworm").address(4), 9000, source=OFFICE).who == "web"
 """
 
 from __future__ import annotations

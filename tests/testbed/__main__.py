@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="testbed", description="Real Docker hosts, and a client that sends packets.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("env", help="print the shell lines that let docker, Molecule and pytest find the engine")
+    command = commands.add_parser(
+        "env", help="print the shell lines that let docker, Molecule and pytest find the engine"
+    )
     command.set_defaults(run=env)
 
     command = commands.add_parser("images", help="build the images that are missing")
@@ -97,7 +99,10 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("up", help="start hosts and client, as far as they do not run")
     command.add_argument("bed", nargs="?", default=DEFAULT_BED)
     command.add_argument(
-        "--host", action="append", type=host_spec, help="NAME, NAME:SUITE, or a JSON object as HostSpec; default: each suite"
+        "--host",
+        action="append",
+        type=host_spec,
+        help="NAME, NAME:SUITE, or a JSON object as HostSpec; default: each suite",
     )
     command.add_argument("--no-client", action="store_true")
     command.set_defaults(run=up)

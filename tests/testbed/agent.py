@@ -14,6 +14,7 @@ It is handed to ``python3 -c`` there, so it imports nothing but the standard lib
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -25,18 +26,17 @@ import typing as t
 
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 MOST_SECONDS_OF_STORM = 300
-ICMP_REFUSALS = (errno.ECONNREFUSED,)
-ICMP_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENOPROTOOPT)
+UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM, errno.ENOPROTOOPT)
 
 Answer = dict[str, t.Any]
 
 
 def outcome_of(error: OSError) -> str:
-    if isinstance(error, (socket.timeout, TimeoutError, asyncio.TimeoutError)) or error.errno == errno.ETIMEDOUT:
+    if isinstance(error, TimeoutError) or error.errno == errno.ETIMEDOUT:
         return "timeout"
-    if error.errno in ICMP_REFUSALS:
+    if error.errno == errno.ECONNREFUSED:
         return "refused"
-    if error.errno in ICMP_UNREACHABLE:
+    if error.errno in UNREACHABLE:
         return "unreachable"
     return "error"
 
@@ -61,6 +61,7 @@ def connect(address: str, port: int, source: str | None = None, timeout: float =
     """One TCP connection: opened or not, and if so by whom."""
     start = time.monotonic()
     answer: Answer = {"outcome": "open", "who": "", "detail": ""}
+    reply = b""
     sock = None
     try:
         sock = new_socket(socket.SOCK_STREAM, address, source)
@@ -69,11 +70,7 @@ def connect(address: str, port: int, source: str | None = None, timeout: float =
         try:
             sock.settimeout(max(timeout, 1.0))
             sock.sendall(REQUEST)
-            reply = b""
-            while True:
-                data = sock.recv(4096)
-                if not data:
-                    break
+            while data := sock.recv(4096):
                 reply += data
         except OSError as error:
             answer["detail"] = f"after the connection was open: {error}"
@@ -134,21 +131,15 @@ class Listener:
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        try:
+        with connection, contextlib.suppress(OSError):
             connection.settimeout(2)
             connection.recv(4096)
             connection.sendall(self._reply)
-        except OSError:
-            pass
-        finally:
-            connection.close()
 
     def close(self) -> None:
         for sock in self._sockets:
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept()
-            except OSError:
-                pass
             sock.close()
 
 
@@ -195,15 +186,12 @@ async def storm(address: str, port: int, source: str | None, every: float, timeo
             record["outcome"] = "open"
             await loop.sock_sendall(sock, REQUEST)
             reply = b""
-            while True:
-                data = await asyncio.wait_for(loop.sock_recv(sock, 4096), 2)
-                if not data:
-                    break
+            while data := await asyncio.wait_for(loop.sock_recv(sock, 4096), 2):
                 reply += data
             record["who"] = who_answered(reply)
-        except (OSError, asyncio.TimeoutError) as error:
+        except OSError as error:
             if record["outcome"] != "open":
-                record["outcome"] = outcome_of(t.cast(OSError, error))
+                record["outcome"] = outcome_of(error)
         finally:
             sock.close()
 

@@ -4,9 +4,9 @@
 
 """The outer engine: the Docker engine in which the hosts of a bed run as containers.
 
-The machine's own engine is used where one answers. Where none does, a dockerd of our own is started: in network and mount
-namespaces of its own, with everything it writes below one state folder, so that the machine's network, firewall and engine
-stay as they are.
+The machine's own engine is used where one answers. Where none does, a dockerd of our own is started: in network and
+mount namespaces of its own, with everything it writes below one state folder, so that the machine's network, firewall
+and engine stay as they are.
 """
 
 from __future__ import annotations
@@ -56,32 +56,52 @@ def locked(name: str) -> t.Iterator[None]:
         yield
 
 
-def ensure_packages(*commands_and_packages: tuple[str, str]) -> None:
-    """Install the Debian packages whose command is missing, after saying so."""
-    missing = sorted({package for command, package in commands_and_packages if not shutil.which(command, path=_PATH)})
-    if not missing:
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+def ensure_command(command: str, package: str) -> None:
+    """Install the Debian package of a command that is missing, after saying so."""
+    if shutil.which(command, path=_PATH):
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise BedError(f"The test bed needs {', '.join(missing)}: install it, or start a Docker engine of your own.")
-    say(f"installing {', '.join(missing)} with apt, because the test bed needs it and it is not here")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    # Installing Docker would start it, and with it rewrite the machine's firewall. Only for this call is that forbidden.
+        raise BedError(f"The test bed needs {command} (Debian's {package}): install it, or start a Docker engine.")
+    say(f"installing {package} with apt: the test bed needs {command}, which is not here; no service is started by it")
+    with _services_do_not_start():
+        install = ["install", "--yes", "--no-install-recommends", package]
+        if _apt_get(*install).returncode:
+            _apt_get("update")
+            done = _apt_get(*install)
+            if done.returncode:
+                raise BedError(f"apt-get cannot install {package}:\n{done.stderr}")
+
+
+def _apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300", *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def _services_do_not_start() -> t.Iterator[None]:
+    """Keep a package from starting its services, now and at boot: Docker would rewrite the machine's firewall."""
+    units = ("docker.service", "docker.socket", "containerd.service")
     guard = pathlib.Path("/usr/sbin/policy-rc.d")
-    guarded = not guard.exists()
-    if guarded:
-        guard.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
-        guard.chmod(0o755)
+    if guard.exists() or shutil.which("dockerd", path=_PATH):
+        yield
+        return
+    guard.write_text("#!/bin/sh\nexit 101\n", encoding="ascii")
+    guard.chmod(0o755)
     try:
-        install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
-        if subprocess.run(install, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:
-            subprocess.run(["apt-get", "update", "--quiet"], env=environment, stdout=subprocess.DEVNULL, check=True)
-            subprocess.run(install, env=environment, stdout=subprocess.DEVNULL, check=True)
+        yield
     finally:
-        if guarded:
-            guard.unlink()
-
-
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+        guard.unlink()
+        if shutil.which("systemctl"):
+            subprocess.run(["systemctl", "--quiet", "disable", *units], capture_output=True, check=False)
 
 
 class Engine:
@@ -164,7 +184,9 @@ class OwnEngine:
     def _start(self) -> None:
         if os.geteuid() != 0:
             raise BedError("No Docker engine answers, and only root can start one: start Docker, or run this as root.")
-        ensure_packages(("dockerd", "docker.io"), ("docker", "docker-cli"), ("ip", "iproute2"), ("iptables", "iptables"))
+        ensure_command("ip", "iproute2")
+        ensure_command("dockerd", "docker.io")
+        ensure_command("docker", "docker-cli")  # a package of its own from Debian 13 on
         say(f"no Docker engine answers: starting one below {self.state}, in a network namespace of its own")
         self.state.mkdir(parents=True, exist_ok=True)
         self._sockets.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
 
 """A bed: Docker hosts and a client on one lab network, all containers of the outer engine.
 
-Everything that belongs to a bed carries the bed's name in a label, so that ``down`` removes exactly that, also after a crash.
+Everything that belongs to a bed carries the bed's name in a label, so that ``down`` removes exactly that, also after a
+crash.
 """
 
 from __future__ import annotations
@@ -88,17 +89,15 @@ class Sender:
         """Start a command at this place and leave it running."""
         raise NotImplementedError
 
-    def connect(
-        self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5
-    ) -> Probe:
+    def connect(self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5) -> Probe:
         """Open one TCP connection, and ask who is there. Keep the time-out below 1 s: then the SYN is sent once."""
-        return self._agent.probe("connect", address=address, port=port, source=_source(source, address), timeout=timeout)
+        source = _source(source, address)
+        return self._agent.probe("connect", address=address, port=port, source=source, timeout=timeout)
 
-    def datagram(
-        self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5
-    ) -> Probe:
+    def datagram(self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5) -> Probe:
         """Send one UDP datagram, and wait for who answers."""
-        return self._agent.probe("datagram", address=address, port=port, source=_source(source, address), timeout=timeout)
+        source = _source(source, address)
+        return self._agent.probe("datagram", address=address, port=port, source=source, timeout=timeout)
 
     def storm(
         self,
@@ -213,8 +212,44 @@ class Workload(Sender):
         self.host.docker("rm", "--force", "--volumes", self.name)
 
 
+_FLUSH = """
+nft flush ruleset
+for command in iptables ip6tables; do
+    names=/proc/net/ip_tables_names
+    [ $command = iptables ] || names=/proc/net/ip6_tables_names
+    for table in $(cat $names 2>/dev/null); do
+        $command-legacy -t $table -F && $command-legacy -t $table -X
+        $command-legacy -t $table -S | sed -n 's/^-P \\([^ ]*\\) DROP/\\1/p' |
+            xargs --no-run-if-empty -I CHAIN $command-legacy -t $table -P CHAIN ACCEPT
+    done
+done
+"""
+
+_RESET = f"""
+docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes
+docker network prune --force
+systemctl stop docker.socket docker.service
+{_FLUSH}
+ipset destroy
+conntrack --flush
+# Docker makes the policy of FORWARD DROP only if it is itself that switches forwarding on.
+sysctl --quiet --write net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0
+systemctl reset-failed docker.service docker.socket
+systemctl start docker
+"""
+
+_FINGERPRINT = """
+for save in iptables-save ip6tables-save; do $save | sed '/^#/d; s/ \\[.*//'; done
+ipset list -name
+docker ps --all --quiet
+docker network ls --format '{{.Name}}'
+"""
+
+
 class Host(Machine):
     """A Docker host: systemd, its own dockerd, its own iptables."""
+
+    _empty: str | None = None
 
     def docker(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the docker CLI of this host."""
@@ -286,12 +321,26 @@ class Host(Machine):
         finally:
             sender.close()
 
-    def remove_workloads(self) -> None:
-        """Remove all containers and the networks that were created: an empty Docker host again."""
-        self.run(
-            "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes;"
-            "docker network prune --force; docker volume prune --force"
-        )
+    def restart_docker(self) -> None:
+        """Restart the daemon, as often as a test likes: systemd's limit on starts does not count these."""
+        self.run("systemctl reset-failed docker.service docker.socket; systemctl restart docker")
+        self.wait_for_docker()
+
+    def reset(self) -> bool:
+        """Make it an empty Docker host again: no container, no network, no set, no rule but Docker's own.
+
+        Returns False if it was one already. Files outside of /var/lib/docker stay as they are.
+        """
+        if self._empty is not None and self._fingerprint() == self._empty:
+            return False
+        self.run(_RESET)
+        self.wait_for_docker()
+        self._empty = self._fingerprint()
+        return True
+
+    def _fingerprint(self) -> str:
+        """All that ``reset`` looks after, less counters and dates."""
+        return self.run(_FINGERPRINT).stdout
 
     def reboot(self) -> None:
         """A clean reboot: systemd stops every service, and boots again."""
@@ -333,7 +382,7 @@ class Bed:
         self._hosts: dict[str, Host] = {}
         self._client: Client | None = None
 
-    def __enter__(self) -> Bed:
+    def __enter__(self) -> t.Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -367,6 +416,13 @@ class Bed:
                     jobs.append(pool.submit(self._up_client, present))
                 return [container for job in jobs if (container := job.result())]
 
+    def remove(self, name: str) -> None:
+        """Remove one host."""
+        host = self.host(name)
+        host.close()
+        self.engine.docker("rm", "--force", "--volumes", host.container)
+        del self._hosts[name]
+
     def down(self) -> list[str]:
         """Remove everything that carries this bed's label. Returns what was removed."""
         for sender in (*self._hosts.values(), self.client):
@@ -399,6 +455,7 @@ class Bed:
         mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
         if self.engine.docker("network", "ls", *mine).stdout.strip():
             return
+        complaint = ""
         for attempt in range(16):
             v4, v6 = _lab_subnets(self.name, attempt)
             created = self.engine.docker(
@@ -408,9 +465,10 @@ class Bed:
             )
             if created.returncode == 0:
                 return
-            if "overlap" not in created.stderr:
+            complaint = created.stderr
+            if "overlap" not in complaint:
                 break
-        raise BedError(f"cannot create the network {self.network}: {created.stderr}")
+        raise BedError(f"cannot create the network {self.network}: {complaint}")
 
     def _addresses(self, number: int) -> list[str]:
         v4, v6 = self._subnets()
@@ -478,7 +536,7 @@ class Bed:
             # All that --privileged gives, less SYS_RESOURCE, which a machine in a sandbox may lack itself.
             "--cap-add=ALL",
             "--cap-drop=SYS_RESOURCE",
-            *(f"--security-opt={opt}" for opt in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined")),
+            *(f"--security-opt={option}=unconfined" for option in ("seccomp", "apparmor", "systempaths")),
             "--device-cgroup-rule=a *:* rwm",
             "--cgroupns=host",
             f"--volume={_cgroup_folder(spec.suite)}:/sys/fs/cgroup:rw",
@@ -527,7 +585,9 @@ def _numbers(present: t.Mapping[str, dict[str, t.Any]], wanted: list[str]) -> di
 def _lab_subnets(name: str, attempt: int) -> tuple[str, str]:
     """Subnets by the bed's name. Docker inside the hosts takes its own from 172.16/12 and 192.168/16, so not those."""
     digest = hashlib.sha256(f"{name} {attempt}".encode()).hexdigest()
-    return f"10.{64 + int(digest[:2], 16) % 128}.{int(digest[2:4], 16)}.0/24", f"fd71:7761:{digest[:4]}:{digest[4:8]}::/64"
+    v4 = f"10.{64 + int(digest[:2], 16) % 128}.{int(digest[2:4], 16)}.0/24"
+    v6 = f"fd71:7761:{digest[:4]}:{digest[4:8]}::/64"
+    return v4, v6
 
 
 def _cgroup_folder(suite: str) -> str:

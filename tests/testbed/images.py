@@ -4,8 +4,8 @@
 
 """Images of the hosts: one per Debian suite, built once per content.
 
-Where the engine can pull ``debian:<suite>``, a Dockerfile on it is built. Where it cannot (no registry is reachable, or the
-engine is our own, which has no network), ``mmdebstrap`` makes the file system from the machine's package mirror and
+Where the engine can pull ``debian:<suite>``, a Dockerfile on it is built. Where it cannot (no registry is reachable, or
+the engine is our own, which has no network), ``mmdebstrap`` makes the file system from the machine's package mirror and
 ``docker import`` makes an image of it. Both install the same packages and run the same ``image-setup``.
 """
 
@@ -21,7 +21,7 @@ import tempfile
 import time
 import typing as t
 
-from .engine import BedError, Engine, ensure_packages, locked, say
+from .engine import BedError, Engine, ensure_command, locked, say
 
 REPOSITORY = "quaywall-bed/host"
 LABEL = "quaywall.bed.image"
@@ -76,7 +76,8 @@ class Suite:
     @property
     def image(self) -> str:
         """The image's name. Its tag tells the content: another recipe, another image."""
-        recipe = [self.name, *self.packages, *_DPKG_OPTIONS, *_APT_OPTIONS, *((_HERE / file).read_text() for file in _FILES)]
+        files = [(_HERE / file).read_text(encoding="utf-8") for file in _FILES]
+        recipe = [self.name, *self.packages, *_DPKG_OPTIONS, *_APT_OPTIONS, *files]
         return f"{REPOSITORY}:{self.name}-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]}"
 
 
@@ -99,12 +100,23 @@ def build_images(engine: Engine, names: t.Iterable[str] = tuple(SUITES)) -> list
         missing = _missing(engine, wanted)
         with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(lambda suite: _build(engine, suite), missing))
+        if engine.own:
+            _remove_superseded(engine, missing)
     return [suite.name for suite in missing]
 
 
 def _missing(engine: Engine, suites: list[Suite]) -> list[Suite]:
     present = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", REPOSITORY).stdout.split()
     return [suite for suite in suites if suite.image not in present]
+
+
+def _remove_superseded(engine: Engine, suites: list[Suite]) -> None:
+    """Remove what an older recipe made, unless a container still uses it."""
+    present = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", REPOSITORY).stdout.split()
+    for suite in suites:
+        for image in present:
+            if image.startswith(f"{REPOSITORY}:{suite.name}-") and image != suite.image:
+                engine.docker("image", "rm", image, check=False)
 
 
 def _build(engine: Engine, suite: Suite) -> None:
@@ -114,7 +126,7 @@ def _build(engine: Engine, suite: Suite) -> None:
         build_from_dockerfile(engine, suite)
     else:
         way = "mmdebstrap"
-        ensure_packages(("mmdebstrap", "mmdebstrap"))
+        ensure_command("mmdebstrap", "mmdebstrap")
         build_with_mmdebstrap(engine, suite)
     say(f"image {suite.image} built with {way} in {time.monotonic() - start:.0f} s")
 

@@ -68,7 +68,7 @@ def agent_command(*arguments: str) -> list[str]:
 
 
 class Agent:
-    """The agent at one place of the bed. Started at the first request, kept until closed: a probe then takes milliseconds."""
+    """The agent at one place of the bed. Started at the first request and kept: a probe then takes milliseconds."""
 
     def __init__(self, popen: Popen, place: str) -> None:
         self._popen = popen
