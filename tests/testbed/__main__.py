@@ -76,7 +76,8 @@ def shell(arguments: argparse.Namespace) -> int:
 
 
 def env(arguments: argparse.Namespace) -> None:
-    print(f"export DOCKER_HOST={shlex.quote(outer_engine().address)}")
+    address = outer_engine().address
+    print(address if arguments.plain else f"export DOCKER_HOST={shlex.quote(address)}")
 
 
 def _beds(labels: str) -> list[str]:
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "env", help="print the shell lines that let docker, Molecule and pytest find the engine"
     )
+    command.add_argument("--plain", action="store_true", help="print the address only")
     command.set_defaults(run=env)
 
     command = commands.add_parser("images", help="build the images that are missing")
