@@ -348,7 +348,15 @@ def _log(value: t.Any, name: str, verdicts: t.Tuple[str, str]) -> t.Optional[Log
     found = _LIMIT.match(limit)
     if not found:
         raise PolicyError("log.limit %s is no rate: write for instance 10/minute or 2/second." % shown(limit))
-    return Log(prefix, "%s/%s" % (found.group(1), _LIMIT_UNITS[found.group(2)[0]]))
+    try:
+        # The rate as iptables prints it: 60/minute is 1/sec there.
+        rate = field("limit", "%s/%s" % (found.group(1), _LIMIT_UNITS[found.group(2)[0]])).value
+    except ValueError:
+        raise PolicyError(
+            "log.limit %s is more than the 10000 a second that the kernel can tell apart: write for instance 10/minute."
+            % shown(limit)
+        ) from None
+    return Log(prefix, rate)
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------

@@ -123,18 +123,31 @@ def _lower(value: str, family: str) -> str:
     return _as_is(value, family).lower()
 
 
+def _address_text(address: t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]) -> str:
+    """An address as iptables prints it (inet_ntop): addresses in C(::ffff:0:0/96) and C(::/96) end in dotted form."""
+    text = str(address)
+    if text.startswith("::") and address.version == 6:
+        number = int(address)
+        if number >> 32 == 0xFFFF or 0xFFFF < number < 1 << 32:
+            return "%s%s" % ("::ffff:" if number >> 32 else "::", ipaddress.IPv4Address(number & 0xFFFFFFFF))
+    return text
+
+
 def network(value: str, family: str = IPV4) -> str:
     """An address or network with its prefix length and without host bits, as iptables prints C(-s) and C(-d)."""
     if "/" not in value:
         # The common case by far; ip_address is half the price of ip_network.
         address = ipaddress.ip_address(value)
-        return "%s/%d" % (address, address.max_prefixlen)
-    try:
-        return str(ipaddress.ip_network(value, strict=False))
-    except ValueError:
-        # A mask that is no prefix (255.0.255.0) is legal for iptables and is printed as it is.
-        head, _slash, mask = value.partition("/")
-        return "%s/%s" % (ipaddress.IPv4Address(head), ipaddress.IPv4Address(mask))
+        return "%s/%d" % (_address_text(address), address.max_prefixlen)
+    head, _slash, mask = value.partition("/")
+    if "." in mask:
+        bits = int(ipaddress.IPv4Address(mask))
+        rest = bits ^ 0xFFFFFFFF
+        if rest & (rest + 1):
+            # A mask that is no prefix is legal for iptables and printed as it is; ip_network takes 0.0.0.255 for a /24.
+            return "%s/%s" % (ipaddress.IPv4Address(int(ipaddress.IPv4Address(head)) & bits), mask)
+    found = ipaddress.ip_network(value, strict=False)
+    return "%s/%d" % (_address_text(found.network_address), found.prefixlen)
 
 
 def _conntrack_address(value: str, family: str) -> str:
@@ -183,6 +196,8 @@ def port_range(value: str) -> t.Tuple[int, int]:
     """First and last port of C(80) or C(8000:8010); an open end means 0 or 65535."""
     first, colon, last = value.partition(":")
     if not colon:
+        if not first:
+            raise ValueError(value)
         last = first
     low, high = int(first or "0"), int(last or "65535")
     if not 0 <= low <= high <= 65535:
@@ -260,13 +275,26 @@ def _mark(value: str, family: str) -> str:
     return text if not mask or int(mask, 0) == 0xFFFFFFFF else "%s/0x%x" % (text, int(mask, 0))
 
 
-_RATE_UNITS = ("sec", "min", "hour", "day")
+_RATE_UNITS = (("sec", 1), ("min", 60), ("hour", 3600), ("day", 86400))
+_RATE_WORDS = {"sec": "second", "min": "minute", "hour": "hour", "day": "day"}
+_RATE_SCALE = 10000
 
 
 def _rate(value: str, family: str) -> str:
+    """A rate as iptables prints it: the kernel keeps the time between two packets, in ten-thousandths of a second."""
     count, _slash, unit = value.partition("/")
-    short = [name for name in _RATE_UNITS if unit and (name.startswith(unit) or unit in (name + "ond", name + "ute"))]
-    return "%d/%s" % (int(count), short[0] if short else "sec")
+    seconds = [length for name, length in _RATE_UNITS if _RATE_WORDS[name].startswith(unit.lower() or "s")]
+    if not seconds or not 0 < int(count) <= _RATE_SCALE * seconds[0]:
+        raise ValueError(value)
+    period = _RATE_SCALE * seconds[0] // int(count)
+    # The largest unit that says it well enough (print_rate in libxt_limit.c, which starts with days).
+    chosen, length = _RATE_UNITS[-1]
+    for name, candidate in _RATE_UNITS[-2::-1]:
+        whole = _RATE_SCALE * candidate
+        if period > whole or whole // period < whole % period:
+            break
+        chosen, length = name, candidate
+    return "%d/%s" % (_RATE_SCALE * length // period, chosen)
 
 
 _LOG_LEVELS = {"emerg": 0, "alert": 1, "crit": 2, "error": 3, "warning": 4, "notice": 5, "info": 6, "debug": 7}
@@ -282,6 +310,8 @@ _REJECTS = {
         "host-unreach": "icmp-host-unreachable",
         "proto-unreach": "icmp-proto-unreachable",
         "port-unreach": "icmp-port-unreachable",
+        "net-prohib": "icmp-net-prohibited",
+        "host-prohib": "icmp-host-prohibited",
         "admin-prohib": "icmp-admin-prohibited",
         "tcp-rst": "tcp-reset",
     },
@@ -437,6 +467,9 @@ _TEXT_OPTIONS = frozenset(
     )
 )
 
+# A match outside the table is opaque even where it has no options (`-m socket`), as it decides too.
+_CONTEXTS = frozenset(context for context, _option in FIELDS)
+
 _SPECS_BY_NAME: t.Dict[str, FieldSpec] = {}
 _SPECS_BY_CONTEXT: t.Dict[t.Tuple[str, str], FieldSpec] = {}
 for _spec in FIELDS.values():
@@ -499,13 +532,15 @@ class Parser:
             fields.append(field)
             if field.name in ("match", "jump", "goto"):
                 context = field.value
+            elif field.name == OPAQUE and option == "-m":
+                context = ""
             elif field.name == "protocol" and not negated:
                 protocol = field.value
         return Rule(tuple(fields), counters)
 
     def _field(self, spec: t.Optional[FieldSpec], words: t.List[str], text: str, negated: bool) -> Field:
         value = " ".join(words[2:] if negated else words[1:])
-        if spec is not None:
+        if spec is not None and not (spec.name == "match" and value not in _CONTEXTS):
             try:
                 normal = spec.normalise(value, self.family) if spec.arity else ""
             except (ValueError, KeyError):
