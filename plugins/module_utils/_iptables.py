@@ -121,6 +121,7 @@ class Firewall:
         self._own_lock = os.path.join(lock_directory, os.path.basename(OWN_LOCK)) if lock_directory else OWN_LOCK
         self._programs: t.Dict[str, t.Optional[str]] = {}
         self._default_variants: t.Dict[str, str] = {}
+        self._holds_xtables_lock = False
 
     # Reading
 
@@ -254,6 +255,8 @@ class Firewall:
             state = self.read()
             if LEGACY in state.variants.values():
                 stack.enter_context(_locked(XTABLES_LOCK, self._xtables_wait, "another program that uses iptables"))
+                self._holds_xtables_lock = True
+                stack.callback(setattr, self, "_holds_xtables_lock", False)
                 state = self.read()
             return self._converge(state, planner)
 
@@ -318,7 +321,7 @@ class Firewall:
         if test:
             command.append("--test")
         environment = {"LC_ALL": "C"}
-        if variant == LEGACY and not test:
+        if variant == LEGACY and self._holds_xtables_lock:
             environment["XTABLES_LOCKFILE"] = CHILD_XTABLES_LOCK
         rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment)
         if rc == 0:
