@@ -179,17 +179,20 @@ def _identity(rule: Rule, family: str) -> str:
     return normalise(rule, family).render()
 
 
-def _operations(before: t.Sequence[Rule], after: t.Sequence[Rule], family: str) -> t.List[Operation]:
-    """The fewest deletes and inserts of managed rules that lead from before to after.
+def _operations(
+    before: t.Sequence[Rule], after: t.Sequence[Rule], family: str
+) -> t.Tuple[t.List[Operation], t.List[Rule]]:
+    """The fewest deletes and inserts of managed rules that lead from before to after, and the rules that result.
 
     Foreign rules are the same in both and in the same order. A managed rule stays where it is (and keeps its counters)
-    if its order among those that stay, and to every foreign rule, is right.
+    if its order among those that stay, and to every foreign rule, is right. It stays as it is spelt there: versions of
+    iptables print the same rule differently.
     """
     if len(before) == len(after) and all(
         one == two or _identity(one, family) == _identity(two, family) for one, two in zip(before, after)
     ):
         # Also where a rule stands twice: writing both again, as below, would never come to an end.
-        return []
+        return [], list(before)
     # Foreign rules are anchors. A managed rule can stay only between the same two anchors.
     places: t.Dict[str, t.List[t.Tuple[int, int]]] = {}
     anchor = 0
@@ -209,8 +212,8 @@ def _operations(before: t.Sequence[Rule], after: t.Sequence[Rule], family: str) 
         if found is not None and len(found) == 1 and found[0][0] == anchor:
             candidates.append((index, found[0][1]))
     kept_pairs = [candidates[index] for index in _longest_increasing([pair[1] for pair in candidates])]
-    kept_after = {pair[0] for pair in kept_pairs}
-    kept_before = {pair[1] for pair in kept_pairs}
+    kept_after = dict(kept_pairs)
+    kept_before = set(kept_after.values())
     operations: t.List[Operation] = [
         Delete(rule.render()) for index, rule in enumerate(before) if is_managed(rule) and index not in kept_before
     ]
@@ -219,7 +222,7 @@ def _operations(before: t.Sequence[Rule], after: t.Sequence[Rule], family: str) 
         for index, rule in enumerate(after)
         if is_managed(rule) and index not in kept_after
     ]
-    return operations
+    return operations, [before[kept_after[index]] if index in kept_after else rule for index, rule in enumerate(after)]
 
 
 def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return: bool, family: str = IPV4) -> Plan:
@@ -233,7 +236,7 @@ def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return:
     forward = table.chains.get(FORWARD)
     before = chain if chain is not None else Chain(DOCKER_USER, None, ())
     after = arrange(before, table.chains, managed, established, add_return)
-    operations = _operations(before.rules, after, family)
+    operations, after = _operations(before.rules, after, family)
     # The RETURN that the baseline adds is foreign from then on: it is never commented, so never taken out by us.
     if after and is_bare_return(after[-1]) and not any(is_bare_return(rule) for rule in before.rules):
         operations.append(Insert(len(after), after[-1].render()))
