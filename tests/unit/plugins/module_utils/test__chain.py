@@ -79,7 +79,7 @@ def test_a_capture_is_identical_but_for_comment_lines(path: Path) -> None:
 @pytest.mark.parametrize("path", shared_files("rulesets/soumiks-formal-verifier/**/*.rules"))
 def test_rules_written_by_hand_are_rendered_as_they_were(path: Path) -> None:
     """These are arguments of iptables, one rule a line, without tables."""
-    lines = [line for line in shared_text(path).split("\n") if line.startswith("-A ")]
+    lines = [line for line in map(str.strip, shared_text(path).split("\n")) if line.startswith("-A ")]
     assert lines
     for line in lines:
         assert parse(line[3:]).render() == line[3:]
