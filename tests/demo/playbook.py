@@ -1,0 +1,100 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs a playbook of the collection on a host of the bed, with the real ``ansible-playbook``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import typing as t
+
+from testbed import BedError, Host
+
+_REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
+
+_CONFIGURATION: t.Final = """\
+[defaults]
+stdout_callback = ansible.posix.json
+
+[connection]
+pipelining = true
+"""
+
+
+class Run(t.NamedTuple):
+    """What came of one run."""
+
+    ok: int
+    """Number of tasks that ran well."""
+    changed: int
+    """Number of tasks that changed something."""
+    diff: list[str]
+    """Lines of DOCKER-USER that came (``+``) or went (``-``), in short."""
+
+
+def inventory(host: Host, group: str) -> dict[str, t.Any]:
+    """An inventory with this one host in one group."""
+    variables = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}
+    return {group: {"hosts": {host.container: variables}}}
+
+
+def run_playbook(host: Host, playbook: str, group: str) -> Run:
+    """Run the playbook with ``--diff``.
+
+    :raises BedError: with Ansible's own output, if it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="quaywall-demo-") as folder:
+        place = pathlib.Path(folder)
+        (place / "inventory.json").write_text(json.dumps(inventory(host, group)), encoding="utf-8")
+        # The person's own ansible.cfg has no say in a demonstration.
+        (place / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
+        done = subprocess.run(
+            ["ansible-playbook", "--inventory", str(place / "inventory.json"), "--diff", playbook],
+            env=_environment(host, place),
+            cwd=place,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise BedError(f"ansible-playbook {playbook}: rc {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    report = json.loads(done.stdout)
+    results = [result for play in report["plays"] for task in play["tasks"] for result in task["hosts"].values()]
+    diffs = [diff for result in results for diff in result.get("diff", ())]
+    return Run(
+        ok=report["stats"][host.container]["ok"],
+        changed=report["stats"][host.container]["changed"],
+        diff=[line for diff in diffs for line in _diff_lines(diff["before"], diff["after"])],
+    )
+
+
+def _environment(host: Host, place: pathlib.Path) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
+    return {
+        **inherited,
+        "ANSIBLE_CONFIG": str(place / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(_REPOSITORY / ".build"),
+        "ANSIBLE_HOME": str(_REPOSITORY / ".build" / "ansible"),
+        "DOCKER_HOST": host.bed.engine.address,
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def _diff_lines(before: str, after: str) -> t.Iterator[str]:
+    for line in difflib.ndiff(before.splitlines(), after.splitlines()):
+        if line[0] in "+-":
+            yield f"{line[0]} {_in_short(line[2:])}"
+
+
+def _in_short(rule: str) -> str:
+    """A rule without what only a machine needs to read."""
+    rule = re.sub(r" -m comment --comment (\"[^\"]*\"|\S+)", "", rule)
+    return re.sub(r"(^-A DOCKER-USER| -m \w+)(?= )", "", rule).strip()
