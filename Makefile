@@ -71,7 +71,10 @@ hosts: setup ## real Docker hosts: engines 20.10, 26.1 and 28.5, restarts and re
 .PHONY: molecule
 molecule: setup ## the role and the playbooks on real Docker hosts (root)
 	@echo "molecule: every scenario on the hosts of the test bed"
-	eval "$$($(BED) env)"
+	# eval would hide it if the bed could not be asked.
+	engine=$$($(BED) env)
+	eval "$$engine"
+	# Molecule leaves the first destroy out where scenarios share their hosts.
 	molecule destroy --all
 	molecule test --all
 
