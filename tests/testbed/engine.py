@@ -200,6 +200,7 @@ class OwnEngine:
             # A plain switch between hosts and client: no bridge, no rules, no proxy of its own.
             "--bridge=none",
             "--iptables=false",
+            "--ip-forward=false",
             "--userland-proxy=false",
         ]
         namespaces = ["unshare", "--net", "--mount", "--propagation=slave", "--"]

@@ -251,13 +251,25 @@ class Host(Machine):
 
     _empty: str | None = None
 
+    def __init__(self, bed: Bed, container: str) -> None:
+        super().__init__(bed, container)
+        self._workloads: dict[str, Workload] = {}
+
+    def close(self) -> None:
+        """Let go of the host and of its workloads; all of them run on."""
+        while self._workloads:
+            self._workloads.popitem()[1].close()
+        super().close()
+
     def docker(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the docker CLI of this host."""
         return self.run(["docker", *arguments], check=check, timeout=timeout)
 
-    def wait_for_docker(self, seconds: float = 60) -> None:
-        """Wait until the inner dockerd answers and has the workload image."""
+    def wait_until_up(self, seconds: float = 60) -> None:
+        """Wait until the host has booted, its dockerd answers (if it shall start) and has the workload image."""
         script = f"""
+            until systemctl is-active --quiet multi-user.target; do sleep 0.05; done 2>/dev/null
+            [ "$(systemctl is-enabled docker)" != masked ] || exit 0
             until docker version >/dev/null 2>&1; do
                 ! systemctl is-failed --quiet docker || {{ journalctl --no-pager -n 20 -u docker; exit 1; }}
                 sleep 0.05
@@ -267,14 +279,16 @@ class Host(Machine):
         """
         try:
             self.run(script, timeout=seconds)
-        except subprocess.TimeoutExpired as error:
-            state = self._engine.docker("logs", "--tail", "20", self.container, check=False)
-            raise BedError(f"{self.container}: Docker does not answer after {seconds} s\n{state.stdout}") from error
+        except (BedError, subprocess.TimeoutExpired) as error:
+            seen = self.run("systemctl list-jobs --no-pager; journalctl --no-pager -n 20", check=False, timeout=10)
+            raise BedError(
+                f"{self.container} does not come up. {_inotify_hint()}\n{seen.stdout}{seen.stderr}"
+            ) from error
 
     def start_docker(self) -> None:
         """Start Docker on a host that came up without (``HostSpec(docker=False)``), from this boot on."""
         self.run("systemctl --quiet unmask docker.service docker.socket && systemctl start docker")
-        self.wait_for_docker()
+        self.wait_until_up()
 
     def run_workload(
         self,
@@ -307,11 +321,16 @@ class Host(Machine):
             done
         """
         self.run(script)
-        return Workload(self, name)
+        if name in self._workloads:
+            # What it sends would still come from the network namespace of its predecessor.
+            self._workloads.pop(name).close()
+        return self.workload(name)
 
     def workload(self, name: str) -> Workload:
         """A container that already runs on this host, whoever started it."""
-        return Workload(self, name)
+        if name not in self._workloads:
+            self._workloads[name] = Workload(self, name)
+        return self._workloads[name]
 
     def connect_from(self, container: str, address: str, port: int, *, timeout: float = 0.5) -> Probe:
         """Open one TCP connection from inside a container of this host."""
@@ -324,17 +343,18 @@ class Host(Machine):
     def restart_docker(self) -> None:
         """Restart the daemon, as often as a test likes: systemd's limit on starts does not count these."""
         self.run("systemctl reset-failed docker.service docker.socket; systemctl restart docker")
-        self.wait_for_docker()
+        self.wait_until_up()
 
     def reset(self) -> bool:
         """Make it an empty Docker host again: no container, no network, no set, no rule but Docker's own.
 
         Returns False if it was one already. Files outside of /var/lib/docker stay as they are.
         """
+        self.close()
         if self._empty is not None and self._fingerprint() == self._empty:
             return False
         self.run(_RESET)
-        self.wait_for_docker()
+        self.wait_until_up()
         self._empty = self._fingerprint()
         return True
 
@@ -355,7 +375,7 @@ class Host(Machine):
         always = self._containers_that_come_back()
         for command in commands:
             self._engine.docker(*command, self.container)
-        self.wait_for_docker()
+        self.wait_until_up()
         deadline = time.monotonic() + 60
         while True:
             waiting = always - set(self.docker("ps", "--format", "{{.Names}}").stdout.split())
@@ -423,10 +443,14 @@ class Bed:
         self.engine.docker("rm", "--force", "--volumes", host.container)
         del self._hosts[name]
 
-    def down(self) -> list[str]:
-        """Remove everything that carries this bed's label. Returns what was removed."""
+    def close(self) -> None:
+        """Leave the machines running and let go of them."""
         for sender in (*self._hosts.values(), self.client):
             sender.close()
+
+    def down(self) -> list[str]:
+        """Remove everything that carries this bed's label. Returns what was removed."""
+        self.close()
         with locked(f"bed-{self.name}"):
             mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
             containers = self.engine.docker("ps", "--all", "--no-trunc", *mine).stdout.split()
@@ -484,8 +508,7 @@ class Bed:
             self._host_options(spec),
             [SUITES[spec.suite].image, "/usr/local/sbin/bed-init", *_bed_init_arguments(spec)],
         )
-        if spec.docker:
-            host.wait_for_docker()
+        host.wait_until_up()
         return host.container if changed else None
 
     def _up_client(self, present: dict[str, dict[str, t.Any]]) -> str | None:
@@ -597,6 +620,21 @@ def _cgroup_folder(suite: str) -> str:
     if pathlib.Path("/sys/fs/cgroup/unified/cgroup.controllers").exists():
         return "/sys/fs/cgroup/unified"
     raise BedError(f"a {suite} host needs cgroup v2; this machine has neither a pure v2 tree nor one at .../unified")
+
+
+def _inotify_hint() -> str:
+    """What to do if systemd cannot boot for want of inotify instances: each host takes about six."""
+    limit = int(pathlib.Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii"))
+    used = 0
+    for descriptor in pathlib.Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            used += descriptor.readlink() == pathlib.Path("anon_inode:inotify")
+    if used < limit - 8:
+        return ""
+    return (
+        f"{used} inotify instances are in use on this machine, and a user may have {limit}: remove another bed, "
+        "or raise the limit with `sysctl -w fs.inotify.max_user_instances=1024`."
+    )
 
 
 def _remove_cgroups(container: str) -> None:
