@@ -20,7 +20,8 @@ import typing as t
 
 import ansible
 
-from testbed.hosts import Host
+if t.TYPE_CHECKING:
+    from testbed.hosts import Host
 
 PLACE: t.Final = "/opt/quaywall-test"
 REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]

@@ -102,7 +102,7 @@ def test_who_gets_in_on_ipv4(host: t.Any, client: t.Any, source: str, port: int,
 
 @pytest.mark.parametrize(("source", "allowed"), [(OFFICE6, True), (STRANGER6, False)])
 def test_who_gets_in_on_ipv6(host: t.Any, client: t.Any, source: str, allowed: bool) -> None:
-    """By the container's own address where the engine lets it (up to 26), by the host's port where it does DNAT (28)."""
+    """By the container's own address where the engine lets it (up to 26), by the host's port where it does DNAT."""
     rules = _chain(host, "ip6tables")
     assert any('"quaywall:dual priority 400"' in rule for rule in rules)
     if "DOCKER-FORWARD" in host.check_output("ip6tables -S FORWARD"):
