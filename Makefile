@@ -101,5 +101,5 @@ clean: ## removes what tools left behind; the environment and the test bed stay
 
 .PHONY: purge
 purge: clean ## takes the test bed down and removes all of .build
-	PYTHONPATH=tests python3 -m testbed purge
+	if [[ -e .build/bed || -n $${QUAYWALL_BED_STATE-} ]]; then PYTHONPATH=tests python3 -m testbed purge; fi
 	rm -rf .build
