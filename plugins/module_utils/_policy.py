@@ -175,12 +175,12 @@ class Policy(t.NamedTuple):
 def check_name(name: str) -> str:
     """The name of a policy.
 
-    :raises PolicyError: it is not 1 to 64 of C([A-Za-z0-9._-]).
+    :raises PolicyError: it is not 1 to 64 of C([A-Za-z0-9._-]), or starts with a dash.
     """
-    if not POLICY_NAME.match(name):
+    if name.startswith("-") or not POLICY_NAME.match(name):
         what = "has %d characters" % len(name) if len(name) > 64 else "has characters that a rule's comment cannot keep"
         raise PolicyError(
-            "name %s %s: write 1 to 64 letters, digits, dots, underscores and dashes."
+            "name %s %s: write 1 to 64 letters, digits, dots, underscores and dashes, the first not a dash."
             % (shown(name), what if name else "is empty")
         )
     return name
@@ -958,11 +958,12 @@ def _overlap(one: Rule, two: Rule) -> bool:
     for names in (("destination_port", "destination_ports"), ("ctorigdstport",)):
         if not _ranges_overlap(_ranges(one, names), _ranges(two, names)):
             return False
+    if any(None not in (one.value(name), two.value(name)) for name in ("destination", "ctorigdstport")):
+        return True
     # An address rule and a host-port rule protect the same endpoint only by chance; a network's rule and an address's
     # do if the address is on its bridge.
-    if (one.value("ctorigdstport") is None) != (two.value("ctorigdstport") is None):
-        return False
-    return _bridge(one) == _bridge(two) or None not in (one.value("destination"), two.value("destination"))
+    bridge = _bridge(one)
+    return bridge is not None and bridge == _bridge(two)
 
 
 def _apart(one: t.Optional[str], two: t.Optional[str]) -> bool:
