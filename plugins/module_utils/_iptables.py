@@ -64,10 +64,14 @@ class FirewallError(Exception):
 
 
 class State(t.NamedTuple):
-    """The filter tables as they were read. A family without ip(6)tables on the host is absent."""
+    """The filter tables as they were read.
+
+    A family without ip(6)tables on the host is absent; ``unreadable`` says why IPv6 is absent if it could not be read.
+    """
 
     variants: t.Mapping[str, str]
     tables: t.Mapping[str, Table]
+    unreadable: t.Mapping[str, str] = {}
 
 
 class Change(t.NamedTuple):
@@ -208,10 +212,16 @@ class Firewall:
             raise FirewallError(_NFTABLES_BACKEND)
         tables = {IPV4: four[1]}
         variants = {IPV4: four[0]}
-        six = self._family_table(IPV6, four[0])
+        unreadable: t.Dict[str, str] = {}
+        try:
+            six = self._family_table(IPV6, four[0])
+        except FirewallError as error:
+            # A host without IPv6, or one whose ip6tables somebody spoilt, still has IPv4 containers to guard.
+            six = None
+            unreadable[IPV6] = str(error)
         if six is not None:
             variants[IPV6], tables[IPV6] = six
-        return State(variants, tables)
+        return State(variants, tables, unreadable)
 
     def _docker_uses_nftables(self) -> bool:
         """True if Docker's own nftables tables are there: with that backend no engine reads DOCKER-USER."""
@@ -292,7 +302,7 @@ class Firewall:
         """Carry out (or try) the plans of all families; if one fails, those before it are undone."""
         done: t.List[t.Tuple[str, Plan]] = []
         for family, plan in plans.items():
-            if plan.empty:
+            if plan.empty or (test and not self._can_test(family, state.variants[family])):
                 continue
             try:
                 self._restore(family, state.variants[family], plan.transaction(), test)
@@ -308,6 +318,10 @@ class Firewall:
                 raise
             if not test:
                 done.append((family, plan))
+
+    def _can_test(self, family: str, variant: str) -> bool:
+        """False if a trial run would make the table that is not there: check mode must not."""
+        return variant == NFT or _legacy_has_filter(family)
 
     def _restore(self, family: str, variant: str, transaction: str, test: bool) -> None:
         program = self._tool(family, variant, "restore")

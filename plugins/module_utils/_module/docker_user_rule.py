@@ -123,6 +123,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
     name = check_name(str(options["name"]))
     docker = create_docker() if policy is not None and policy.needs_docker else None
     compiled: t.Dict[bool, Compiled] = {}
+    unread: t.Set[str] = set()
     dead: t.Set[str] = set()
     late: t.Set[str] = set()
 
@@ -132,8 +133,11 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
         if policy is not None and ip6_chain not in compiled:
             compiled[ip6_chain] = _compile(policy, docker, ip6_chain)
         rules = compiled[ip6_chain].rules if policy is not None else {}
+        unread.update(state.unreadable.values())
         plans: t.Dict[str, Plan] = {}
         for family in sorted({*state.tables, *(family for family in rules if rules[family])}):
+            if family in state.unreadable:
+                raise FirewallError(state.unreadable[family])
             if family not in state.tables:
                 raise FirewallError(
                     "%s is not installed, and the target has %s addresses: install it, or write ip_version: ipv4."
@@ -150,6 +154,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
     changes = firewall.change(planner, dry=bool(module.check_mode))
     last = next(iter(compiled.values()), None)
     warnings = list(last.warnings) if last is not None else []
+    warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(unread)]
     for rule in sorted(dead):
         warnings.append(
             "This rule of another tool stands behind an unconditional RETURN in DOCKER-USER, so nothing reads it: %s"
