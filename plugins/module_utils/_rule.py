@@ -419,9 +419,9 @@ def _table() -> t.Dict[t.Tuple[str, str], FieldSpec]:
     )
     add(
         "owner",
+        ("--socket-exists", "socket_exists", 0, _as_is),
         ("--uid-owner", "uid_owner", 1, _as_is),
         ("--gid-owner", "gid_owner", 1, _as_is),
-        ("--socket-exists", "socket_exists", 0, _as_is),
     )
     add("limit", ("--limit", "limit", 1, _rate), ("--limit-burst", "limit_burst", 1, _number))
     add("REJECT", ("--reject-with", "reject_with", 1, _reject))
@@ -575,14 +575,15 @@ def _text(option: str, spec: FieldSpec, normal: str, negated: bool) -> str:
     return ("! " if negated else "") + " ".join(words)
 
 
-def _says_nothing(item: Field) -> bool:
+def _says_nothing(item: Field, context: str = "") -> bool:
     """True for a field that iptables does not print, since it matches everything or is the default."""
     if item.name in ("source", "destination"):
         return not item.negated and item.value in ("0.0.0.0/0", "::/0")
     if item.name == "protocol":
         return not item.negated and item.value == "all"
     if item.name in ("source_port", "destination_port"):
-        return not item.negated and item.value == "0:65535"
+        # sctp and dccp print it.
+        return not item.negated and item.value == "0:65535" and context in ("tcp", "udp")
     if item.name in ("in_interface", "out_interface"):
         return not item.negated and item.value == "+"
     if item.name == "limit_burst":
@@ -617,7 +618,7 @@ def normalise(rule: Rule, family: str = IPV4) -> Rule:
             groups.append([field("match", protocol)])
         if not groups:
             groups.append([])
-        if not _says_nothing(item):
+        if not _says_nothing(item, context):
             groups[-1].append(_retext(item, context, family))
     head.sort(key=lambda item: _SPECS_BY_NAME[item.name].order)
     fields = head
