@@ -314,7 +314,8 @@ def test_a_rule_that_stays_is_not_written_again() -> None:
             id="another order and no /32",
         ),
         pytest.param(
-            "-m conntrack --ctstate NEW,DNAT -m comment --comment quaywall:x -j REJECT --reject-with icmp-port-unreachable",
+            "-m conntrack --ctstate NEW,DNAT -m comment --comment quaywall:x -j REJECT "
+            "--reject-with icmp-port-unreachable",
             "-m conntrack --ctstate DNAT,NEW -m comment --comment quaywall:x -j REJECT",
             id="states and the default of REJECT",
         ),
