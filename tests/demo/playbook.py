@@ -19,14 +19,6 @@ from testbed import BedError, Host
 
 _REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
 
-_CONFIGURATION: t.Final = """\
-[defaults]
-stdout_callback = ansible.posix.json
-
-[connection]
-pipelining = true
-"""
-
 
 class Run(t.NamedTuple):
     """What came of one run."""
@@ -39,24 +31,46 @@ class Run(t.NamedTuple):
     """Lines of DOCKER-USER that came (``+``) or went (``-``), in short."""
 
 
-def inventory(host: Host, group: str) -> dict[str, t.Any]:
-    """An inventory with this one host in one group."""
-    variables = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}
-    return {group: {"hosts": {host.container: variables}}}
-
-
 def run_playbook(host: Host, playbook: str, group: str) -> Run:
-    """Run the playbook with ``--diff``.
+    """Run the playbook with ``--diff`` on this one host of the group.
 
     :raises BedError: with Ansible's own output, if it fails.
     """
-    with tempfile.TemporaryDirectory(prefix="quaywall-demo-") as folder:
+    report = ansible_playbook(host, playbook, group, "--diff")
+    results = [result for play in report["plays"] for task in play["tasks"] for result in task["hosts"].values()]
+    diffs = [diff for result in results for diff in result.get("diff", ())]
+    return Run(
+        ok=report["stats"][host.container]["ok"],
+        changed=report["stats"][host.container]["changed"],
+        diff=[line for diff in diffs for line in _diff_lines(diff["before"], diff["after"])],
+    )
+
+
+def ansible_playbook(
+    host: Host, playbook: str, group: str, *options: str, pipelining: bool = True, keep_remote_files: bool = False
+) -> dict[str, t.Any]:
+    """Run ``ansible-playbook`` and return what its JSON callback reports.
+
+    :param playbook: its name or path.
+    :raises BedError: with Ansible's own output, if it fails.
+    """
+    variables = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}
+    inventory = {group: {"hosts": {host.container: variables}}}
+    # The person's own ansible.cfg has no say here.
+    configuration = f"""\
+[defaults]
+stdout_callback = ansible.posix.json
+keep_remote_files = {keep_remote_files}
+
+[connection]
+pipelining = {pipelining}
+"""
+    with tempfile.TemporaryDirectory(prefix="quaywall-") as folder:
         place = pathlib.Path(folder)
-        (place / "inventory.json").write_text(json.dumps(inventory(host, group)), encoding="utf-8")
-        # The person's own ansible.cfg has no say in a demonstration.
-        (place / "ansible.cfg").write_text(_CONFIGURATION, encoding="utf-8")
+        (place / "inventory.json").write_text(json.dumps(inventory), encoding="utf-8")
+        (place / "ansible.cfg").write_text(configuration, encoding="utf-8")
         done = subprocess.run(
-            ["ansible-playbook", "--inventory", str(place / "inventory.json"), "--diff", playbook],
+            ["ansible-playbook", "--inventory", str(place / "inventory.json"), *options, playbook],
             env=_environment(host, place),
             cwd=place,
             stdin=subprocess.DEVNULL,
@@ -66,14 +80,8 @@ def run_playbook(host: Host, playbook: str, group: str) -> Run:
         )
     if done.returncode:
         raise BedError(f"ansible-playbook {playbook}: rc {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    report = json.loads(done.stdout)
-    results = [result for play in report["plays"] for task in play["tasks"] for result in task["hosts"].values()]
-    diffs = [diff for result in results for diff in result.get("diff", ())]
-    return Run(
-        ok=report["stats"][host.container]["ok"],
-        changed=report["stats"][host.container]["changed"],
-        diff=[line for diff in diffs for line in _diff_lines(diff["before"], diff["after"])],
-    )
+    report: dict[str, t.Any] = json.loads(done.stdout)
+    return report
 
 
 def _environment(host: Host, place: pathlib.Path) -> dict[str, str]:

@@ -1,0 +1,363 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How long things take, each beside a peer that does a like job in the same run on the same host.
+
+Prints a table of medians and their ratios, and writes every single time to ``.build/bench.json``. Nothing is asserted:
+a clock is no judge of a run on somebody else's machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime as dt
+import json
+import os
+import pathlib
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import typing as t
+
+from demo.playbook import ansible_playbook
+
+from testbed import Bed, BedError, Host, HostSpec
+
+if t.TYPE_CHECKING:
+    import types
+
+BED: t.Final = "quaywall-bench"
+GROUP: t.Final = "quaywall_bench"
+REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
+RESULT: t.Final = REPOSITORY / ".build" / "bench.json"
+
+PLACE: t.Final = "/opt/quaywall-bench"
+"""What is needed on the host."""
+
+RULE: t.Final = "quaywall.docker.docker_user_rule"
+IPTABLES: t.Final = "ansible.builtin.iptables"
+PING: t.Final = "ansible.builtin.ping"
+
+Task = dict[str, t.Any]
+Times = list[float]
+
+
+@dataclasses.dataclass
+class Row:
+    """One job and its peer."""
+
+    job: str
+    peer: str
+    times: Times
+    peer_times: Times
+    to_reach: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.times)
+
+    @property
+    def peer_median(self) -> float:
+        return statistics.median(self.peer_times)
+
+    @property
+    def ratio(self) -> float:
+        return self.median / self.peer_median
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.to_reach is None else self.ratio <= self.to_reach
+
+    def cells(self) -> list[str]:
+        """The row as printed."""
+        target = "" if self.to_reach is None else f"<= {self.to_reach:g}"
+        met = {None: "", True: "met", False: "not met"}[self.met]
+        medians = [_seconds(self.median), _seconds(self.peer_median)]
+        return [self.job, self.peer, *medians, f"{self.ratio:.2f}", target, met, str(len(self.times))]
+
+    def to_json(self) -> dict[str, t.Any]:
+        """The row with every time in it."""
+        medians = {"median": self.median, "peer_median": self.peer_median, "ratio": self.ratio, "met": self.met}
+        return {**dataclasses.asdict(self), **medians}
+
+
+HEADS: t.Final = ["job", "peer", "median", "peer's", "ratio", "to reach", "", "n"]
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.1f} us"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.1 else f"{seconds * 1000:.0f} ms"
+
+
+def say(line: str) -> None:
+    """What happens now. On stderr: the table alone is the output."""
+    print(f"bench: {line}", file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    repetitions: int
+    policies: int
+    rounds: int
+    dumps: tuple[int, ...]
+
+
+FULL: t.Final = Size(repetitions=21, policies=100, rounds=5, dumps=(1_000, 10_000, 100_000))
+QUICK: t.Final = Size(repetitions=7, policies=20, rounds=1, dumps=(1_000, 10_000))
+
+
+class Bench:
+    """All measurements, on a host that is up and empty."""
+
+    def __init__(self, host: Host, size: Size) -> None:
+        self.host = host
+        self.size = size
+        self.rows: list[Row] = []
+
+    def run(self) -> None:
+        self.install()
+        self.one_rule()
+        self.many_policies()
+        self.dumps()
+
+    def install(self) -> None:
+        """Ten containers, the collection's code, and what measures it."""
+        target = f"{PLACE}/ansible_collections/quaywall/docker"
+        self.host.run(["mkdir", "-p", target])
+        here = pathlib.Path(__file__).resolve().parent
+        copy = self.host.bed.engine.docker
+        copy("cp", str(REPOSITORY / "plugins"), f"{self.host.container}:{target}/plugins")
+        for file in ("on_host_modules.py", "on_host_dump.py"):
+            copy("cp", str(here / file), f"{self.host.container}:{PLACE}/{file}")
+        for number in range(10):
+            self.host.run_workload(f"web-{number}", publish=[f"{9000 + number}:8080"])
+
+    # Ansible
+
+    def play(self, tasks: list[Task], **options: bool) -> dict[str, Times]:
+        """Run tasks in one play; the seconds that each took, by its name, from its start to its result.
+
+        :raises BedError: a task failed, or changed something where none shall.
+        """
+        play = {"hosts": GROUP, "gather_facts": False, "tasks": tasks}
+        with tempfile.TemporaryDirectory(prefix="quaywall-bench-") as folder:
+            playbook = pathlib.Path(folder) / "playbook.json"
+            playbook.write_text(json.dumps([play]), encoding="utf-8")
+            report = ansible_playbook(self.host, str(playbook), GROUP, **options)
+        times: dict[str, Times] = {}
+        for task in report["plays"][0]["tasks"]:
+            name = task["task"]["name"]
+            if task["hosts"][self.host.container]["changed"] and name != "prepare":
+                raise BedError(f"{name}: it changed something, and nothing was left to change.")
+            times.setdefault(name, []).append(_duration(task["task"]["duration"]))
+        return times
+
+    def on_host(self, tasks: dict[str, Task]) -> dict[str, list[dict[str, float]]]:
+        """What modules take on the host, without Ansible's way there and back: wall and CPU time, by name."""
+        folders = {name: f"{PLACE}/sent/{number}" for number, name in enumerate(tasks)}
+        self.host.run(["rm", "-rf", f"{PLACE}/sent"])
+        sent = [{"name": name, **task, "vars": {"ansible_remote_tmp": folders[name]}} for name, task in tasks.items()]
+        self.play(sent, pipelining=False, keep_remote_files=True)
+        files = []
+        for name, folder in folders.items():
+            found = self.host.run(f"echo {folder}/*/AnsiballZ_*.py").stdout.split()
+            if len(found) != 1:
+                raise BedError(f"{name}: one module was sent to the host, and {found} is there.")
+            files.append(f"{name}={found[0]}")
+        command = ["python3", f"{PLACE}/on_host_modules.py", str(self.size.repetitions), *files]
+        done = self.host.run(command, timeout=600)
+        times: dict[str, list[dict[str, float]]] = json.loads(done.stdout)
+        return times
+
+    # The measurements
+
+    def one_rule(self) -> None:
+        """One rule that is there already, against the least that a module can do."""
+        say(f"one rule, {self.size.repetitions} times each")
+        tasks: dict[str, Task] = {
+            "ping": {PING: {}},
+            "port": {RULE: {"name": "port", "published_port": "9000", "action": "drop"}},
+            "container": {RULE: {"name": "container", "container": "web-1", "action": "drop"}},
+        }
+        self.play([{"name": "prepare", **task} for task in tasks.values()])
+        names = list(tasks)
+        turns = [name for turn in range(self.size.repetitions) for name in (names if turn % 2 else names[::-1])]
+        # The first task of a play opens the connection.
+        task_times = self.play([{"name": "prepare", PING: {}}, *({"name": name, **tasks[name]} for name in turns)])
+        module_times = self.on_host(tasks)
+        for name, job, to_reach in (
+            ("port", "one rule, no look-up", 1.5),
+            ("container", "one rule, container looked up", 2.0),
+        ):
+            self.rows.append(Row(f"{job}: task", "ping", task_times[name], task_times["ping"], to_reach))
+            self.module_rows(f"{job}: module on the host", "ping", module_times[name], module_times["ping"], to_reach)
+
+    def module_rows(
+        self,
+        job: str,
+        peer: str,
+        times: list[dict[str, float]],
+        peer_times: list[dict[str, float]],
+        to_reach: float | None,
+    ) -> None:
+        for kind, what in (("wall", ""), ("cpu", ", CPU only")):
+            mine, others = ([time[kind] for time in some] for some in (times, peer_times))
+            self.rows.append(Row(job + what, peer, mine, others, to_reach if kind == "wall" else None))
+
+    def many_policies(self) -> None:
+        """Many policies in a loop, all there already, against the built-in module that looks for the same rules."""
+        count = self.size.policies
+        say(f"{count} policies in a loop, {self.size.rounds} times")
+        # Address and host port in turn. The built-in module cannot say the host port: it looks at each address twice.
+        addresses = [f"172.17.{200 + number // 200}.{number % 200 + 1}" for number in range(count // 2)]
+        by_address = [{"name": f"address-{address}", "destination": address} for address in addresses]
+        by_port = [{"name": f"port-{port}", "port": str(port)} for port in range(10000, 10000 + count - len(addresses))]
+        ours: Task = {
+            RULE: {
+                "name": "{{ item.name }}",
+                "destination": "{{ item.destination | default(omit) }}",
+                "published_port": "{{ item.port | default(omit) }}",
+                "action": "drop",
+            },
+            "loop": by_address + by_port,
+        }
+        theirs: Task = {
+            IPTABLES: {
+                "chain": "DOCKER-USER",
+                "destination": "{{ item.destination }}",
+                "in_interface": "!docker0",
+                "protocol": "tcp",
+                "comment": "quaywall:{{ item.name }} action",
+                "jump": "DROP",
+            },
+            "loop": (by_address * 3)[:count],
+        }
+        self.play([{"name": "prepare", **ours}])
+        times: dict[str, Times] = {"ours": [], "theirs": []}
+        for turn in range(self.size.rounds):
+            tasks = [{"name": "ours", **ours}, {"name": "theirs", **theirs}]
+            measured = self.play([{"name": "prepare", PING: {}}, *(tasks if turn % 2 else tasks[::-1])])
+            for name, some in times.items():
+                some += [seconds / count for seconds in measured[name]]
+        job = f"one of {count} policies in a loop, no look-up"
+        self.rows.append(Row(f"{job}: task", "iptables module", times["ours"], times["theirs"], 1.1))
+        one = {"ours": {**ours, "loop": by_address[:1]}, "theirs": {**theirs, "loop": by_address[:1]}}
+        module_times = self.on_host(one)
+        self.module_rows(
+            f"{job}: module on the host", "iptables module", module_times["ours"], module_times["theirs"], None
+        )
+
+    def dumps(self) -> None:
+        """Parsing and rendering what iptables-save prints."""
+        parsing: dict[int, Times] = {}
+        for variant in ("nft", "legacy"):
+            for rules in self.size.dumps if variant == "nft" else (10_000,):
+                repetitions = self.size.repetitions if rules < 100_000 else 5
+                say(f"a dump of {rules} rules ({variant}), {repetitions} times")
+                script = ["python3", f"{PLACE}/on_host_dump.py", PLACE, variant, str(rules), str(repetitions)]
+                done = self.host.run(["unshare", "--net", *script], timeout=600, check=variant == "nft")
+                if done.returncode:
+                    say(f"left out: {done.stderr.strip().splitlines()[-1]}")
+                    continue
+                found = json.loads(done.stdout)
+                both = [parse + render for parse, render in zip(found["parse"], found["render"], strict=True)]
+                save = "iptables-save" if variant == "nft" else "iptables-legacy-save"
+                self.rows.append(
+                    Row(f"parse and render {rules} rules", save, both, found["save"], 10 if rules == 10_000 else None)
+                )
+                if variant == "nft":
+                    parsing[rules] = [seconds / rules for seconds in both]
+        for rules in self.size.dumps[1:]:
+            fewer = self.size.dumps[self.size.dumps.index(rules) - 1]
+            self.rows.append(
+                Row(f"one rule of {rules}, parsed and rendered", f"one of {fewer}", parsing[rules], parsing[fewer], 1.5)
+            )
+
+
+def _duration(duration: dict[str, str]) -> float:
+    start, end = (dt.datetime.fromisoformat(duration[key]) for key in ("start", "end"))
+    return (end - start).total_seconds()
+
+
+def machine(host: Host) -> dict[str, t.Any]:
+    """What the numbers were measured on."""
+    cpus = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"^model name\s*:\s*(.*)", cpus, re.MULTILINE)
+    ansible = subprocess.run(["ansible", "--version"], capture_output=True, text=True, check=True).stdout
+    ask = "python3 -V; iptables --version; docker version --format 'Docker {{.Server.Version}}'"
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "processor": model.group(1) if model else platform.machine(),
+        "kernel": platform.release(),
+        "controller": [f"Python {platform.python_version()}", ansible.splitlines()[0].strip()],
+        "host": host.run(ask).stdout.splitlines(),
+        "load": os.getloadavg(),
+    }
+
+
+def describe(about: dict[str, t.Any]) -> str:
+    """The machine in a sentence."""
+    return (
+        f"{about['cores']} cores ({about['processor']}), Linux {about['kernel']}; "
+        f"controller: {', '.join(about['controller'])}; host: {', '.join(about['host'])}; "
+        f"load when it started: {about['load'][0]:.1f}"
+    )
+
+
+def table(rows: list[Row]) -> str:
+    """Aligned columns, numbers to the right."""
+    lines = [HEADS, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADS))]
+    left = (0, 1, 6)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _stopped(number: int, frame: types.FrameType | None) -> t.NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer of everything: a look, not a result")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stopped)
+    try:
+        with Bed(BED) as bed:
+            bed.down()
+            say("starting a host")
+            bed.up([HostSpec("bookworm")], client=False)
+            bench = Bench(bed.host("bookworm"), QUICK if arguments.quick else FULL)
+            about = machine(bench.host)
+            print(describe(about), flush=True)
+            bench.run()
+            about["load at the end"] = os.getloadavg()
+    except KeyboardInterrupt:
+        print("bench: stopped.", file=sys.stderr)
+        return 130
+    except (BedError, subprocess.TimeoutExpired) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(table(bench.rows))
+    result = {"quick": arguments.quick, "machine": about, "rows": [row.to_json() for row in bench.rows]}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"Each single time is in {RESULT.relative_to(REPOSITORY)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
