@@ -4,12 +4,13 @@
 
 """One bed for all tests on real Docker hosts.
 
-``QUAYWALL_BED`` sets its name, so that two people can test on one machine; ``QUAYWALL_BED_KEEP=1`` leaves it running, for
-a look at what a failing test left and for a quicker next run.
+``QUAYWALL_BED`` sets its name, so that two people can test on one machine; ``QUAYWALL_BED_KEEP=1`` leaves it
+running, for a look at what a failing test left and for a quicker next run.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import typing as t
 
@@ -44,8 +45,8 @@ def client(bed: Bed) -> Client:
 def hosts(bed: Bed) -> list[Host]:
     """A host of each suite, empty."""
     hosts = [bed.host(name) for name in SUITES]
-    for host in hosts:
-        host.reset()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(Host.reset, hosts))
     return hosts
 
 

@@ -13,7 +13,7 @@ import typing as t
 
 import pytest
 
-from testbed import OFFICE, STRANGER, SUITES, Bed, BedError, Client, Host, HostSpec, Source
+from testbed import OFFICE, STRANGER, SUITES, Bed, BedError, Client, Host, HostSpec
 from testbed.engine import OwnEngine
 from testbed.probe import Probe
 
@@ -76,17 +76,13 @@ def test_bridged_frames_go_through_iptables(docker_host: Host) -> None:
     assert docker_host.run("cat /proc/sys/net/bridge/bridge-nf-call-iptables").stdout.strip() == "1"
 
 
-@pytest.mark.parametrize("source", [None, OFFICE, STRANGER], ids=["lab", "office", "stranger"])
-def test_published_port_is_reached_and_says_who_answered(
-    docker_host: Host, client: Client, source: Source | None
-) -> None:
+def test_published_port_is_reached_and_says_who_answered(docker_host: Host, client: Client) -> None:
     docker_host.run_workload("web-a", publish=["9000:8080"])
     docker_host.run_workload("web-b", port=[8080, 8081], publish=["8080:8080", "8081:8081"])
-
-    who = {port: client.connect(docker_host.address(4), port, source=source).who for port in (9000, 8080, 8081)}
-
-    assert who == {9000: "web-a", 8080: "web-b", 8081: "web-b"}
-    assert client.connect(docker_host.address(4), 9001, source=source).outcome == "refused"
+    for source in (None, OFFICE, STRANGER):
+        who = {port: client.connect(docker_host.address(4), port, source=source).who for port in (9000, 8080, 8081)}
+        assert who == {9000: "web-a", 8080: "web-b", 8081: "web-b"}
+        assert client.connect(docker_host.address(4), 9001, source=source).outcome == "refused"
 
 
 def test_container_sees_the_source_that_was_asked_for(docker_host: Host, client: Client) -> None:
@@ -101,23 +97,19 @@ def test_container_sees_the_source_that_was_asked_for(docker_host: Host, client:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(
-    ("target", "outcome"),
-    [
-        ("DROP", "timeout"),
-        ("REJECT", "refused"),
-        ("REJECT --reject-with {icmp}-adm-prohibited", "unreachable"),
-        ("REJECT --reject-with tcp-reset", "refused"),
-    ],
-)
-def test_probe_tells_the_ways_of_no_apart(
-    client: Client, hosts: list[Host], family: int, target: str, outcome: str
-) -> None:
-    command, icmp = {4: ("iptables", "icmp-admin-prohibited"), 6: ("ip6tables", "icmp6-adm-prohibited")}[family]
-    target = target.replace("{icmp}-adm-prohibited", icmp)
+def test_probe_tells_the_ways_of_no_apart(client: Client, hosts: list[Host], family: int) -> None:
+    command, prohibited = {4: ("iptables", "icmp-admin-prohibited"), 6: ("ip6tables", "icmp6-adm-prohibited")}[family]
+    ways = {
+        "DROP": "timeout",
+        "REJECT": "refused",
+        "REJECT --reject-with tcp-reset": "refused",
+        f"REJECT --reject-with {prohibited}": "unreachable",
+    }
     for host in hosts:
-        host.run(f"{command} -I INPUT -p tcp --dport 9 -j {target}")
-        assert client.connect(host.address(family), 9).outcome == outcome
+        for target, outcome in ways.items():
+            host.run(f"{command} -I INPUT -p tcp --dport 9 -j {target}")
+            assert client.connect(host.address(family), 9).outcome == outcome, target
+            host.run(f"{command} -D INPUT 1")
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -247,7 +239,7 @@ def test_two_beds_coexist_and_down_leaves_nothing(bed: Bed, client: Client) -> N
             assert machine() == before
         assert client.connect(bed.host("bookworm").address(4), 9000).who == "first"
         assert second.client.connect(second.host("bookworm").address(4), 9000).who == "second"
-        assert client.connect(second.host("bookworm").address(4), 9000).outcome in ("timeout", "unreachable")
+        assert client.connect(second.host("bookworm").address(4), 9000).who == ""
         ids = bed.engine.docker(
             "ps", "--quiet", "--no-trunc", f"--filter=label=quaywall.bed={second.name}"
         ).stdout.split()
@@ -261,6 +253,7 @@ def test_two_beds_coexist_and_down_leaves_nothing(bed: Bed, client: Client) -> N
 
 def test_down_finds_what_a_crashed_run_left(bed: Bed) -> None:
     crashed = Bed(f"{bed.name}-crashed", bed.engine)
+    crashed.down()
     crashed.up([HostSpec("bookworm", docker=False)], client=False)
     bed.engine.docker("kill", f"{crashed.name}-bookworm")
     del crashed

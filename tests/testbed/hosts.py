@@ -249,10 +249,9 @@ docker network ls --format '{{.Name}}'
 class Host(Machine):
     """A Docker host: systemd, its own dockerd, its own iptables."""
 
-    _empty: str | None = None
-
     def __init__(self, bed: Bed, container: str) -> None:
         super().__init__(bed, container)
+        self._empty: str | None = None
         self._workloads: dict[str, Workload] = {}
 
     def close(self) -> None:
@@ -350,6 +349,7 @@ class Host(Machine):
 
         Returns False if it was one already. Files outside of /var/lib/docker stay as they are.
         """
+        self.close()
         self.close()
         if self._empty is not None and self._fingerprint() == self._empty:
             return False
