@@ -45,7 +45,13 @@ class Insert(t.NamedTuple):
     spec: str
 
 
-Operation = t.Union[Delete, Insert]
+class Append(t.NamedTuple):
+    """Put a rule behind all others, also behind those that somebody else writes meanwhile."""
+
+    spec: str
+
+
+Operation = t.Union[Delete, Insert, Append]
 
 
 class Plan(t.NamedTuple):
@@ -78,7 +84,7 @@ class Plan(t.NamedTuple):
     def undo(self) -> str:
         """The transaction that takes the plan back, as long as nobody else changed our rules since."""
         deleted = [operation.spec for operation in self.operations if isinstance(operation, Delete)]
-        lines = [_line(Delete(operation.spec)) for operation in self.operations if isinstance(operation, Insert)]
+        lines = [_line(Delete(operation.spec)) for operation in self.operations if not isinstance(operation, Delete)]
         for index, spec in enumerate(self.before):
             if spec in deleted:
                 deleted.remove(spec)
@@ -93,6 +99,8 @@ class Plan(t.NamedTuple):
 def _line(operation: Operation) -> str:
     if isinstance(operation, Delete):
         return "-D %s %s" % (DOCKER_USER, operation.spec)
+    if isinstance(operation, Append):
+        return "-A %s %s" % (DOCKER_USER, operation.spec)
     return "-I %s %d %s" % (DOCKER_USER, operation.position, operation.spec)
 
 
@@ -239,7 +247,8 @@ def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return:
     operations, after = _operations(before.rules, after, family)
     # The RETURN that the baseline adds is foreign from then on: it is never commented, so never taken out by us.
     if after and is_bare_return(after[-1]) and not any(is_bare_return(rule) for rule in before.rules):
-        operations.append(Insert(len(after), after[-1].render()))
+        # Appended: at a number it could come to stand in front of a rule that somebody else just wrote, and kill that.
+        operations.append(Append(after[-1].render()))
     jump = forward is not None and any(is_jump(rule) for rule in forward.rules)
     return Plan(
         before=tuple(rule.render() for rule in before.rules),
@@ -271,6 +280,8 @@ def apply(operations: t.Iterable[Operation], before: t.Sequence[str]) -> t.Tuple
     for operation in operations:
         if isinstance(operation, Delete):
             rules.remove(operation.spec)
+        elif isinstance(operation, Append):
+            rules.append(operation.spec)
         else:
             if not 1 <= operation.position <= len(rules) + 1:
                 raise ValueError("position %d of %d" % (operation.position, len(rules)))
