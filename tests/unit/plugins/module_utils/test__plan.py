@@ -350,7 +350,7 @@ def test_a_chain_that_is_not_there_is_made_with_its_jump() -> None:
     assert made.add_jump
     assert made.transaction() == (
         "*filter\n:DOCKER-USER - [0:0]\n-I FORWARD 1 -j DOCKER-USER\n"
-        "-I DOCKER-USER 1 %s\n-I DOCKER-USER 2 %s\n-I DOCKER-USER 3 -j RETURN\nCOMMIT\n" % (ESTABLISHED, DENY.render())
+        "-I DOCKER-USER 1 %s\n-I DOCKER-USER 2 %s\n-A DOCKER-USER -j RETURN\nCOMMIT\n" % (ESTABLISHED, DENY.render())
     )
     host.restore(made.transaction())
     assert host.texts("FORWARD") == ("-j DOCKER-USER", "-i lo -j ACCEPT")
