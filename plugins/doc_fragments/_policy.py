@@ -104,7 +104,8 @@ options:
       - By what the rules recognise a container.
       - V(both) denies by the container's address and by its fixed host ports, so that a container that comes back with
         another address is not open in the meantime. It allows by address and host port together, so that
-        no other container is opened that gets the address later.
+        no other container is opened that gets the address later. Host ports that Docker chooses anew at each start
+        are allowed as they are now.
       - V(address) uses the address only. Choose it for containers that are reached by routing to their address.
       - V(published_port) uses the host ports only.
     type: str

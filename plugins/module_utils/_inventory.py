@@ -64,8 +64,9 @@ class Network(t.NamedTuple):
 class Container(t.NamedTuple):
     """A container as the list shows it.
 
-    ``networks`` maps a network's name to the addresses there (none while it is not running, unless they are static).
-    ``bindings`` is None if only an inspection can tell (host ports of a stopped container, and which ones are fixed).
+    ``networks`` maps a network's name to the addresses there (none while it is not running, unless they are static),
+    ``network_ids`` to the network's ID. ``current_ports`` are its published ports while it runs; which of them are
+    fixed only an inspection can tell.
     """
 
     name: str

@@ -198,20 +198,23 @@ class Firewall:
                 return variant, found.get(variant) or Table("filter", {})
         return None
 
-    def read(self) -> State:
+    def read(self, chain_needed: bool = True) -> State:
         """The filter tables of the host.
 
-        :raises FirewallError: iptables is missing or cannot read them, DOCKER-USER is missing or nobody reads it.
+        :param chain_needed: it is an error if DOCKER-USER is missing or nobody reads it.
+        :raises FirewallError: iptables is missing or cannot read the tables.
         """
         if self._program("iptables-save") is None and self._program("iptables-nft-save") is None:
             raise FirewallError("iptables is not installed (no iptables-save was found): install the package iptables.")
         four = self._family_table(IPV4, "")
-        if four is None or DOCKER_USER not in four[1].chains:
-            raise FirewallError(self._why_missing(four[1] if four is not None else None))
-        if not set(four[1].chains) & (DOCKER_CHAINS - {DOCKER_USER}) and self._docker_uses_nftables():
-            raise FirewallError(_NFTABLES_BACKEND)
-        tables = {IPV4: four[1]}
-        variants = {IPV4: four[0]}
+        if four is None:
+            raise FirewallError("iptables is not installed whole (no iptables-restore was found): install iptables.")
+        variants, tables = {IPV4: four[0]}, {IPV4: four[1]}
+        if chain_needed:
+            if DOCKER_USER not in tables[IPV4].chains:
+                raise FirewallError(self._why_missing(tables[IPV4]))
+            if not set(tables[IPV4].chains) & (DOCKER_CHAINS - {DOCKER_USER}) and self._docker_uses_nftables():
+                raise FirewallError(_NFTABLES_BACKEND)
         unreadable: t.Dict[str, str] = {}
         try:
             six = self._family_table(IPV6, four[0])
@@ -231,10 +234,10 @@ class Firewall:
         rc, out, _err = self._run([program, "list", "tables"], None, {"LC_ALL": "C"})
         return rc == 0 and b"docker-bridges" in out
 
-    def _why_missing(self, table: t.Optional[Table]) -> str:
+    def _why_missing(self, table: Table) -> str:
         if self._docker_uses_nftables():
             return _NFTABLES_BACKEND
-        if table is not None and set(table.chains) & DOCKER_CHAINS:
+        if set(table.chains) & DOCKER_CHAINS:
             return (
                 "There is no chain DOCKER-USER in the filter table, though Docker's other chains are there: somebody "
                 "removed it. Restart Docker, which makes it anew."
@@ -246,15 +249,16 @@ class Firewall:
 
     # Writing
 
-    def change(self, planner: Planner, dry: bool) -> t.Mapping[str, Change]:
+    def change(self, planner: Planner, dry: bool, chain_needed: bool = True) -> t.Mapping[str, Change]:
         """Bring the tables to what the planner wants, in one transaction per family.
 
         :param planner: is asked again whenever somebody else changed the tables meanwhile.
         :param dry: only say what would be done.
+        :param chain_needed: as in :meth:`read`; taking rules away needs no chain.
         :raises FirewallError: it cannot be done; then no chain is half done.
         """
         if dry:
-            state = self.read()
+            state = self.read(chain_needed)
             plans = planner(state)
             self._commit(state, plans, test=True)
             return {
@@ -262,15 +266,15 @@ class Firewall:
             }
         with ExitStack() as stack:
             stack.enter_context(_locked(self._own_lock, self._own_wait, "another run of quaywall.docker"))
-            state = self.read()
+            state = self.read(chain_needed)
             if LEGACY in state.variants.values():
                 stack.enter_context(_locked(XTABLES_LOCK, self._xtables_wait, "another program that uses iptables"))
                 self._holds_xtables_lock = True
                 stack.callback(setattr, self, "_holds_xtables_lock", False)
-                state = self.read()
-            return self._converge(state, planner)
+                state = self.read(chain_needed)
+            return self._converge(state, planner, chain_needed)
 
-    def _converge(self, state: State, planner: Planner) -> t.Mapping[str, Change]:
+    def _converge(self, state: State, planner: Planner, chain_needed: bool) -> t.Mapping[str, Change]:
         first = plans = planner(state)
         for attempt in range(TRIES):
             if all(plan.empty for plan in plans.values()):
@@ -280,7 +284,7 @@ class Firewall:
                 }
             if attempt > 1:
                 time.sleep(random.uniform(0.005, 0.05) * attempt)
-                state = self.read()
+                state = self.read(chain_needed)
                 plans = planner(state)
             failure: t.Optional[FirewallError] = None
             try:
@@ -289,7 +293,7 @@ class Firewall:
             except FirewallError as error:
                 failure = error
             # nft lets others write between our reading and our commit without a word: only a second look can tell.
-            previous, state = state, self.read()
+            previous, state = state, self.read(chain_needed)
             plans = planner(state)
             if failure is not None and _written_by_us(previous) == _written_by_us(state):
                 raise failure

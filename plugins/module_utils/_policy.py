@@ -33,6 +33,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Container,
     Endpoint,
     Inventory,
+    Network,
     families,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
@@ -148,7 +149,7 @@ class Policy(t.NamedTuple):
             name=name,
             target=target,
             container=str(options.get("container") or ""),
-            labels={str(key): str(value) for key, value in (options.get("labels") or {}).items()},
+            labels={str(key): _label(value) for key, value in (options.get("labels") or {}).items()},
             network=str(options.get("network") or ""),
             destination=_destination(options.get("destination")) if target == "destination" else None,
             published_ports=_published_ports(options["published_port"]) if target == "published_port" else (0, 0),
@@ -190,6 +191,11 @@ def shown(value: t.Any) -> str:
     """A value in a message: quoted, on one line, cut where it is long."""
     text = ascii(value) if not isinstance(value, str) or not value.isprintable() else "'%s'" % value
     return text if len(text) <= 80 else text[:76] + "...'"
+
+
+def _label(value: t.Any) -> str:
+    """A label's value as Docker keeps it: YAML's true is the text true there."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _target(options: t.Mapping[str, t.Any]) -> str:
@@ -430,18 +436,17 @@ def compile_policy(
     elif inventory is None:
         raise PolicyError("%s must be looked up in Docker, and nothing was read from there." % policy.target)
     elif policy.target == "network":
-        subject, found, present = _network_subject(policy, inventory)
+        subject, members, present = _network_subject(policy, inventory)
         subjects.append(subject)
-        endpoints += found
+        endpoints += members
     else:
         present_families: t.Set[str] = set()
         for container in _containers(policy, inventory):
-            result = _container_subject(policy, container, inventory, bindings, warnings)
-            if result is None:
-                continue
-            subjects.append(result[0])
-            endpoints += result[1]
-            present_families |= result[2]
+            found = _container_subject(policy, container, inventory, bindings, warnings)
+            if found is not None:
+                subjects.append(found.subject)
+                endpoints += found.endpoints
+                present_families |= found.families
         if not subjects:
             raise PolicyError(warnings[-1] if warnings else "Nothing to protect was found.")
         present = sorted(present_families)
@@ -526,88 +531,107 @@ def _containers(policy: Policy, inventory: Inventory) -> t.List[Container]:
     return [container]
 
 
+class _Found(t.NamedTuple):
+    """What the inventory says of one container: where it is, by what it is known, and in which families."""
+
+    subject: _Subject
+    endpoints: t.List[Endpoint]
+    families: t.Set[str]
+
+
 def _container_subject(
     policy: Policy,
     container: Container,
     inventory: Inventory,
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
     warnings: t.List[str],
-) -> t.Optional[t.Tuple[_Subject, t.List[Endpoint], t.Set[str]]]:
-    """The container as a subject, its endpoints and families; None (and a warning) if it gives nothing to protect."""
+) -> t.Optional[_Found]:
+    """The container as a subject; None (and a warning) if it gives nothing to protect and others may."""
     owner = _network_owner(container, inventory)
-    mode = owner.network_mode
-    if mode == "host" or set(owner.networks) == {"host"}:
+    _check_network_mode(container, owner)
+    networks = _bridge_networks(policy, owner, inventory, warnings)
+    endpoints = [
+        Endpoint(container.name, container.id, name, network.bridge, address, IPV6 if ":" in address else IPV4)
+        for name, network in networks.items()
+        for address in owner.networks[name]
+    ]
+    places: t.Dict[str, t.List[_Place]] = {family: [] for family in FAMILIES}
+    for endpoint in endpoints:
+        subnets = _subnets(networks[endpoint.network])
+        places[endpoint.family].append(_Place((field("destination", endpoint.address),), endpoint.bridge, subnets))
+    fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
+    subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
+    if endpoints:
+        return _Found(subject, endpoints, {endpoint.family for endpoint in endpoints})
+    state = "runs but has no address now" if owner.running else "is not running and has no address yet"
+    if any(_wanted(policy, binding) for binding in fixed):
+        warnings.append(
+            "Container %s %s: what the policy denies is guarded on its published ports already, what it allows follows "
+            "when this task runs again and the container has an address." % (container.name, state)
+        )
+        return _Found(subject, [], {IPV4, IPV6} if any(network.ipv6 for network in networks.values()) else {IPV4})
+    no_port = (
+        "" if policy.match == BY_ADDRESS else ", and no port that the policy names is published on a fixed host port"
+    )
+    text = "Container %s %s%s: start it first, or protect its host port with published_port." % (
+        container.name,
+        state,
+        no_port,
+    )
+    if policy.target == "container":
+        raise PolicyError(text)
+    warnings.append(text)
+    return None
+
+
+def _check_network_mode(container: Container, owner: Container) -> None:
+    """Refuse containers whose packets never pass DOCKER-USER."""
+    if owner.network_mode == "host" or set(owner.networks) == {"host"}:
         raise PolicyError(
             "Container %s uses the host's network, so its ports are the host's own and packets to them never pass "
             "DOCKER-USER: guard them in the INPUT chain." % container.name
         )
-    if mode == "none" or set(owner.networks) == {"none"}:
+    if owner.network_mode == "none" or set(owner.networks) == {"none"}:
         raise PolicyError(
-            "Container %s has no network, so nobody can reach it and there is nothing to guard." % owner.name
+            "Container %s has no network, so nobody can reach it and there is nothing to guard." % container.name
         )
+
+
+def _bridge_networks(
+    policy: Policy, owner: Container, inventory: Inventory, warnings: t.List[str]
+) -> t.Dict[str, Network]:
+    """The container's networks that DOCKER-USER sees and the policy means."""
     names = list(owner.networks)
     if policy.container_network:
-        if policy.container_network not in owner.networks:
+        if policy.container_network not in names:
             raise PolicyError(
                 "Container %s is not on network %s; %s"
                 % (owner.name, shown(policy.container_network), look_alikes(policy.container_network, names))
             )
         names = [policy.container_network]
-    endpoints: t.List[Endpoint] = []
-    places: t.Dict[str, t.List[_Place]] = {family: [] for family in FAMILIES}
-    present: t.Set[str] = set()
-    strangers: t.List[str] = []
+    seen: t.Dict[str, Network] = {}
+    unseen: t.List[str] = []
     for name in names:
         network = inventory.network_of(owner, name)
-        if network is None or not network.bridge:
-            strangers.append("%s (%s)" % (name, network.driver if network is not None else "unknown"))
-            continue
-        present |= {IPV4, IPV6} if network.ipv6 else {IPV4}
-        for address in owner.networks[name]:
-            family = IPV6 if ":" in address else IPV4
-            present.add(family)
-            endpoints.append(Endpoint(container.name, container.id, name, network.bridge, address, family))
-            places[family].append(
-                _Place(
-                    (field("destination", address),),
-                    network.bridge,
-                    tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets),
-                )
-            )
-    if strangers and len(strangers) == len(names):
+        if network is not None and network.bridge:
+            seen[name] = network
+        else:
+            unseen.append("%s (%s)" % (name, network.driver if network is not None else "unknown"))
+    if unseen and not seen:
         raise PolicyError(
             "Container %s is on %s only: packets to it do not pass the host's bridges and DOCKER-USER, so no rule "
-            "there can guard it." % (container.name, ", ".join(strangers))
+            "there can guard it." % (owner.name, ", ".join(unseen))
         )
-    if strangers:
+    if unseen:
         warnings.append(
             "Container %s is also on %s, which DOCKER-USER does not see: there it is not guarded."
-            % (container.name, ", ".join(strangers))
+            % (owner.name, ", ".join(unseen))
         )
-    fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
-    subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
-    if not endpoints:
-        guarded = [binding for binding in fixed if _wanted(policy, binding)]
-        if not guarded:
-            text = (
-                "Container %s is not running and has no address yet%s: start it first, or protect its host port with "
-                "published_port."
-                % (
-                    container.name,
-                    ""
-                    if policy.match == BY_ADDRESS
-                    else ", and none of the ports named is published on a fixed host port",
-                )
-            )
-            if policy.target == "container":
-                raise PolicyError(text)
-            warnings.append(text)
-            return None
-        warnings.append(
-            "Container %s is not running and has no address yet: what the policy denies is guarded on its published "
-            "ports already, what it allows follows when this task runs again while the container does." % container.name
-        )
-    return subject, endpoints, {item.family for item in endpoints} or present
+    return seen
+
+
+def _subnets(network: Network) -> t.Tuple[IPNetwork, ...]:
+    return tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets)
 
 
 def _network_owner(container: Container, inventory: Inventory) -> Container:
@@ -639,8 +663,7 @@ def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, 
             "Network %s is of driver %s: packets to its containers do not pass the host's bridges and DOCKER-USER, so "
             "no rule there can guard it." % (policy.network, network.driver)
         )
-    subnets = tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets)
-    place = _Place((field("out_interface", network.bridge),), network.bridge, subnets)
+    place = _Place((field("out_interface", network.bridge),), network.bridge, _subnets(network))
     endpoints = [
         Endpoint(container.name, container.id, name, network.bridge, address, IPV6 if ":" in address else IPV4)
         for container in inventory.containers

@@ -64,6 +64,8 @@ notes:
     then its fixed host ports stay closed to everybody that the policy does not name, and to those that it names too.
   - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
     enter through C(INPUT) of ip6tables, where no rule in C(DOCKER-USER) can stop them.
+  - Connections to a published port from the host itself, and (on engines up to 28) from its own containers, are served
+    by docker-proxy as well and do not pass C(DOCKER-USER).
 seealso:
   - module: ansible.builtin.iptables
   - name: Packet filtering and firewalls

@@ -15,7 +15,7 @@ import pytest
 from hosts import modules
 from hosts.modules import docker_user_rule
 
-from testbed.hosts import OFFICE, STRANGER, Client, Host
+from testbed.hosts import OFFICE, STRANGER, Client, Host, HostSpec
 
 EXAMPLE: t.Final = {
     "name": "admin-ui",
@@ -503,3 +503,23 @@ def test_the_sdk_is_missing(host: Host) -> None:
     assert chain(host) == before
     done = host.run(blocked, stdin=modules.arguments(name="p", published_port="9000", action="drop"), check=False)
     assert json.loads(done.stdout)["changed"]
+
+
+def test_there_is_no_docker_user(start_host: t.Callable[[HostSpec], Host]) -> None:
+    """Docker leaves the firewall alone: a policy would protect nothing, and there is nothing to take away."""
+    host = start_host(HostSpec("unguarded", suite="forky", daemon={"iptables": False, "ip6tables": False}))
+    modules.install(host)
+    before = host.run("nft list ruleset").stdout
+    refused = docker_user_rule(host, name="port", published_port="9000", action="drop")
+    assert refused.failed
+    assert "no chain DOCKER-USER" in refused.message
+    assert '"iptables": false' in refused.message
+    absent = docker_user_rule(host, name="port", state="absent")
+    assert not absent.failed, absent.message
+    assert not absent.changed
+    assert host.run("nft list ruleset").stdout == before
+    # Docker's nftables backend leaves these tables; nothing reads DOCKER-USER then, even where an old one is left.
+    host.run("nft add table ip docker-bridges; iptables -N DOCKER-USER")
+    refused = docker_user_rule(host, name="port", published_port="9000", action="drop")
+    assert refused.failed
+    assert "firewall backend on this host is nftables" in refused.message

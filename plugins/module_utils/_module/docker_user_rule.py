@@ -151,7 +151,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
                 late.add(_FAMILY_TEXTS[family])
         return plans
 
-    changes = firewall.change(planner, dry=bool(module.check_mode))
+    changes = firewall.change(planner, dry=bool(module.check_mode), chain_needed=policy is not None)
     last = next(iter(compiled.values()), None)
     warnings = list(last.warnings) if last is not None else []
     warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(unread)]
