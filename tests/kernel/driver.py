@@ -6,9 +6,16 @@
 
 from __future__ import annotations
 
+import json
 import select
 import socket
 import sys
+import time
+
+from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
+
+from .lab import firewall
+from .planners import parsed, policy_planner
 
 
 def packets(address: str, port: str) -> None:
@@ -24,8 +31,48 @@ def packets(address: str, port: str) -> None:
     print(sent, flush=True)
 
 
+def write(name: str, versions: str, seconds: str) -> None:
+    """Write the versions of a policy (a JSON list of rules by family) in turn, for a while; end with the last one."""
+    wanted = [policy_planner(name, parsed(version)) for version in json.loads(versions)]
+    print("started", flush=True)
+    sys.stdin.readline()
+    code = firewall(own_wait=120)
+    end = time.monotonic() + float(seconds)
+    rounds = 0
+    while time.monotonic() < end:
+        for planner in wanted:
+            try:
+                code.change(planner, dry=False)
+            except FirewallError as error:
+                # Only this is allowed: others write so much that each try was overtaken. Then nothing is half done.
+                if "changed by somebody else" not in str(error):
+                    raise
+                print("overtaken", flush=True)
+        rounds += 1
+    for planner in wanted[-1:]:
+        while True:
+            try:
+                code.change(planner, dry=False)
+                break
+            except FirewallError as error:
+                print("overtaken", flush=True)
+                if "changed by somebody else" not in str(error):
+                    raise
+    print("rounds %d" % rounds, flush=True)
+
+
+def once(name: str, path: str) -> None:
+    """Write one policy, its rules by family from a file; say when it begins and when it is done."""
+    with open(path, encoding="utf-8") as file:
+        planner = policy_planner(name, parsed(json.load(file)))
+    print("started", flush=True)
+    sys.stdin.readline()
+    changes = firewall().change(planner, dry=False)
+    print("changed" if any(change.changed for change in changes.values()) else "the same", flush=True)
+
+
 def main() -> None:
-    commands = {"packets": packets}
+    commands = {"packets": packets, "write": write, "once": once}
     commands[sys.argv[1]](*sys.argv[2:])
 
 
