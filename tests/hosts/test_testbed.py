@@ -224,8 +224,10 @@ def test_up_leaves_alone_what_runs_and_replaces_what_is_specified_otherwise(bed:
         assert bed.host("short").address(4) == address
         assert bed.up([HostSpec("short", suite="trixie", docker=False)]) == [f"{bed.name}-short"]
         assert "VERSION_CODENAME=trixie" in bed.host("short").run("cat /etc/os-release").stdout
+        (container,) = bed.engine.docker("ps", "--quiet", "--no-trunc", "--filter=name=-short$").stdout.split()
     finally:
         bed.remove("short")
+    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"**/{container}"))
 
 
 def test_two_beds_coexist_and_down_leaves_nothing(bed: Bed, client: Client) -> None:
@@ -233,20 +235,23 @@ def test_two_beds_coexist_and_down_leaves_nothing(bed: Bed, client: Client) -> N
     bed.host("bookworm").run_workload("first", publish=["9000:8080"])
     before = machine()
     with Bed(f"{bed.name}-second", bed.engine) as second:
-        second.up(["bookworm"])
-        second.host("bookworm").run_workload("second", publish=["9000:8080"])
+        second.up(["forky"])
+        second.host("forky").run_workload("second", publish=["9000:8080"])
         if bed.engine.own:
             assert machine() == before
         assert client.connect(bed.host("bookworm").address(4), 9000).who == "first"
-        assert second.client.connect(second.host("bookworm").address(4), 9000).who == "second"
-        assert client.connect(second.host("bookworm").address(4), 9000).who == ""
+        assert second.client.connect(second.host("forky").address(4), 9000).who == "second"
+        assert client.connect(second.host("forky").address(4), 9000).who == ""
         ids = bed.engine.docker(
             "ps", "--quiet", "--no-trunc", f"--filter=label=quaywall.bed={second.name}"
         ).stdout.split()
         assert len(ids) == 2
-        volumes = set(bed.engine.docker("volume", "ls", "--quiet").stdout.split())
+        ids += second.host("forky").docker("ps", "--quiet", "--no-trunc").stdout.split()
+        template = "{{range .Mounts}}{{.Name}} {{end}}"
+        volumes = bed.engine.docker("inspect", "--format", template, second.host("forky").container).stdout.split()
+        assert len(volumes) == 2
     assert leftovers(second, ids) == []
-    assert len(volumes) - len(volumes & set(bed.engine.docker("volume", "ls", "--quiet").stdout.split())) == 2
+    assert not set(volumes) & set(bed.engine.docker("volume", "ls", "--quiet").stdout.split())
     assert machine() == before
     assert client.connect(bed.host("bookworm").address(4), 9000).who == "first"
 

@@ -438,10 +438,9 @@ class Bed:
 
     def remove(self, name: str) -> None:
         """Remove one host."""
-        host = self.host(name)
+        host = self._hosts.pop(name, None) or Host(self, f"{self.name}-{name}")
         host.close()
-        self.engine.docker("rm", "--force", "--volumes", host.container)
-        del self._hosts[name]
+        self._remove_containers(self.engine.docker("inspect", "--format", "{{.Id}}", host.container).stdout.split())
 
     def close(self) -> None:
         """Leave the machines running and let go of them."""
@@ -454,14 +453,19 @@ class Bed:
         with locked(f"bed-{self.name}"):
             mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
             containers = self.engine.docker("ps", "--all", "--no-trunc", *mine).stdout.split()
-            if containers:
-                self.engine.docker("rm", "--force", "--volumes", *containers)
+            self._remove_containers(containers)
             networks = self.engine.docker("network", "ls", "--no-trunc", *mine).stdout.split()
             if networks:
                 self.engine.docker("network", "rm", *networks)
-            for container in containers:
-                _remove_cgroups(container)
         return containers + networks
+
+    def _remove_containers(self, ids: list[str]) -> None:
+        if not ids:
+            return
+        inside = _containers_inside(json.loads(self.engine.docker("inspect", *ids).stdout))
+        self.engine.docker("rm", "--force", "--volumes", *ids)
+        for container in (*ids, *inside):
+            _remove_cgroups(container)
 
     def _containers(self) -> dict[str, dict[str, t.Any]]:
         mine = ("--quiet", "--filter", f"label={LABEL}={self.name}")
@@ -544,7 +548,7 @@ class Bed:
             self.engine.docker("start", machine.container)
             return True
         if present:
-            self.engine.docker("rm", "--force", "--volumes", machine.container)
+            self._remove_containers([present["Id"]])
         self.engine.docker(
             *("run", "--detach", f"--name={machine.container}", f"--hostname={machine.container}"),
             *(f"--label={LABEL}={self.name}", f"--label={LABEL_SPEC}={spec}", f"--label={LABEL_NUMBER}={number}"),
@@ -637,11 +641,21 @@ def _inotify_hint() -> str:
     )
 
 
-def _remove_cgroups(container: str) -> None:
-    """Remove what a host's systemd left in the machine's cgroup trees below its container's ID."""
-    for top in pathlib.Path("/sys/fs/cgroup").glob(f"**/docker/{container}"):
-        for folder in sorted((f for f in top.rglob("*") if f.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+def _containers_inside(hosts: list[dict[str, t.Any]]) -> list[str]:
+    """The IDs of the containers inside the hosts, as their Docker keeps them on disk: a crashed host tells no other way."""
+    inside = []
+    for mount in (mount for host in hosts for mount in host["Mounts"] if mount["Destination"] == "/var/lib/docker"):
         with contextlib.suppress(OSError):
-            top.rmdir()
+            inside += [folder.name for folder in pathlib.Path(mount["Source"], "containers").iterdir()]
+    return inside
+
+
+def _remove_cgroups(container: str) -> None:
+    """Remove the empty groups that a container left in the machine's cgroup trees because nobody had the time to."""
+    root = pathlib.Path("/sys/fs/cgroup")
+    for tree in (root, *root.iterdir()):
+        top = tree / "docker" / container
+        if top.is_dir():
+            for folder in (*sorted((f for f in top.rglob("*") if f.is_dir()), reverse=True), top):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
