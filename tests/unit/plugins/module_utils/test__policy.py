@@ -471,6 +471,20 @@ def test_the_network_of_another_container() -> None:
     assert texts(compiled({"container": "third", "action": "drop"}, guest, owner, third)) == texts(found)
 
 
+def test_the_ports_of_another_containers_network_are_published_by_that_one() -> None:
+    """Docker refuses -p together with network_mode: container:..., so the bindings are the owner's."""
+    owner = container("vpn", {"bridge": ("172.17.0.7",)}, current=(published(9000, fixed=False),))
+    guest = container("torrent", {}, mode="container:vpn")
+    policy = Policy.from_options({"name": "p", **EXAMPLE, "container": "torrent"})
+    inventory = Inventory((guest, owner), {"bridge": BRIDGE})
+    found = compile_policy(policy, inventory, lambda asked: (published(9000),) if asked == owner else ())
+    assert texts(found) == [
+        "-s 203.0.113.10/32 -d 172.17.0.7/32 ! -i docker0 -p tcp -m tcp --dport 8080 %s -j ACCEPT" % DNAT_9000,
+        "-p tcp %s -j DROP" % DNAT_9000,
+        "-d 172.17.0.7/32 ! -i docker0 -p tcp -m tcp --dport 8080 -j DROP",
+    ]
+
+
 @pytest.mark.parametrize("mode", ["container:" + "9" * 64, "container:loop"])
 def test_the_network_of_a_container_that_is_gone(mode: str) -> None:
     with pytest.raises(PolicyError, match="does not exist any more") as caught:
