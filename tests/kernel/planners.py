@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, is_established
+from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan, plan, with_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import Rule, parse
 
@@ -30,6 +31,8 @@ def policy_planner(name: str, rules: Mapping[str, Sequence[Rule]], baseline: boo
     def planner(state: State) -> dict[str, Plan]:
         plans = {}
         for family in sorted({*state.tables, *(family for family, found in rules.items() if found)}):
+            if family not in state.tables:
+                raise FirewallError(state.unreadable.get(family, "%s is not installed." % family))
             table = state.tables[family]
             chain = table.chains.get(DOCKER_USER)
             mine = rules.get(family, ())
