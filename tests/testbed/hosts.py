@@ -642,7 +642,7 @@ def _inotify_hint() -> str:
 
 
 def _containers_inside(hosts: list[dict[str, t.Any]]) -> list[str]:
-    """The IDs of the containers inside the hosts, as their Docker keeps them on disk: a crashed host tells no other way."""
+    """The IDs of the containers inside the hosts, from the disk: a crashed host tells no other way."""
     inside = []
     for mount in (mount for host in hosts for mount in host["Mounts"] if mount["Destination"] == "/var/lib/docker"):
         with contextlib.suppress(OSError):
@@ -653,8 +653,8 @@ def _containers_inside(hosts: list[dict[str, t.Any]]) -> list[str]:
 def _remove_cgroups(container: str) -> None:
     """Remove the empty groups that a container left in the machine's cgroup trees because nobody had the time to."""
     root = pathlib.Path("/sys/fs/cgroup")
-    for tree in (root, *root.iterdir()):
-        top = tree / "docker" / container
+    groups = (f"docker/{container}", f"system.slice/docker-{container}.scope")
+    for top in (tree / group for tree in (root, *root.iterdir()) for group in groups):
         if top.is_dir():
             for folder in (*sorted((f for f in top.rglob("*") if f.is_dir()), reverse=True), top):
                 with contextlib.suppress(OSError):
