@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 
-from .engine import BedError, OwnEngine, outer_engine
+from .engine import BedError, OwnEngine, outer_engine, running_engine
 from .hosts import LABEL, Bed, HostSpec
 from .images import SUITES, build_images, remove_images
 
@@ -43,26 +43,27 @@ def up(arguments: argparse.Namespace) -> None:
 
 
 def down(arguments: argparse.Namespace) -> None:
-    for removed in Bed(arguments.bed).down():
-        print(f"removed {removed[:12]}")
+    engine = running_engine()
+    if engine:
+        for removed in Bed(arguments.bed, engine).down():
+            print(f"removed {removed[:12]}")
     if arguments.engine:
         OwnEngine().stop()
 
 
 def purge(arguments: argparse.Namespace) -> None:
-    own = OwnEngine()
-    if own.running():
-        own.purge()
-        return
-    engine = outer_engine()
-    for name in _beds(engine.docker("ps", "--all", "--format", f'{{{{.Label "{LABEL}"}}}}').stdout):
-        Bed(name, engine).down()
-    remove_images(engine)
-    own.purge()
+    engine = running_engine()
+    if engine and not engine.own:
+        for name in sorted(set(engine.docker("ps", "--all", "--format", f'{{{{.Label "{LABEL}"}}}}').stdout.split())):
+            Bed(name, engine).down()
+        remove_images(engine)
+    OwnEngine().purge()
 
 
 def list_beds(arguments: argparse.Namespace) -> None:
-    engine = outer_engine()
+    engine = running_engine()
+    if not engine:
+        return
     columns = f'table {{{{.Label "{LABEL}"}}}}\t{{{{.Names}}}}\t{{{{.Status}}}}\t{{{{.Image}}}}'
     print(engine.docker("ps", "--all", "--filter", f"label={LABEL}", "--format", columns).stdout, end="")
 
@@ -78,10 +79,6 @@ def shell(arguments: argparse.Namespace) -> int:
 def env(arguments: argparse.Namespace) -> None:
     address = outer_engine().address
     print(address if arguments.plain else f"export DOCKER_HOST={shlex.quote(address)}")
-
-
-def _beds(labels: str) -> list[str]:
-    return sorted(set(labels.split()))
 
 
 def parser() -> argparse.ArgumentParser:

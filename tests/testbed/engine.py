@@ -249,19 +249,19 @@ class OwnEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def outer_engine() -> Engine:
-    """The engine to use: ours if it runs, else the machine's, else ours newly started."""
+def running_engine() -> Engine | None:
+    """The engine to use, if one runs: ours, else the machine's."""
     own = OwnEngine()
     if own.running():
         return own.engine
-    if shutil.which("docker"):
-        context = subprocess.run(
-            ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        machines = Engine(context.stdout.strip(), own=False)
-        if machines.address not in ("", own.engine.address) and machines.answers():
-            return machines
-    return own.start()
+    if not shutil.which("docker"):
+        return None
+    context = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+    address = subprocess.run(context, capture_output=True, text=True, check=False).stdout.strip()
+    machines = Engine(address, own=False)
+    return machines if address not in ("", own.engine.address) and machines.answers() else None
+
+
+def outer_engine() -> Engine:
+    """The engine to use; where none runs, ours is started."""
+    return running_engine() or OwnEngine().start()
