@@ -67,17 +67,12 @@ class Dump(t.NamedTuple):
         return None if found is None else found.chains.get(name)
 
 
-_CHAIN_LINE = re.compile(r":(.+) ([A-Z]+|-)(?: \[(\d+):(\d+)\])?\Z")
-_COUNTERS = re.compile(r"\[(\d+):(\d+)\] ")
-_INCOMPATIBLE = re.compile(r"# Table [`'](\S+)' is incompatible")
-_QUOTED = re.compile(r'(?:(?<= )|(?<=\A))"(?:[^"\\]|\\.)*"(?= |\Z)', re.DOTALL)
-
-
 def _quote_is_open(line: str) -> bool:
     """True if a quoted word of the line goes on in the next one: iptables prints a newline in a comment as it is."""
-    if '"' not in line:
-        return False
-    rest = _QUOTED.sub("", line)
+    closed_at_end = line.endswith('"') and not line.endswith(' "')
+    if "\\" not in line and line.count(' "') == line.count('" ') + closed_at_end:
+        return False  # by far the most lines; what follows takes any
+    rest = re.sub(r'(?<= )"(?:[^"\\]|\\.)*"(?= |\Z)', "", line, flags=re.DOTALL)
     return ' "' in rest
 
 
@@ -103,8 +98,23 @@ def logical_lines(text: str) -> t.Iterator[str]:
         yield line
 
 
+def _chain_head(line: str) -> t.Optional[t.Tuple[str, t.Optional[str], t.Optional[t.Tuple[int, int]]]]:
+    """Name, policy and counters of a line such as C(:INPUT ACCEPT [0:0]), or None."""
+    body, counters = line[1:], None
+    if body.endswith("]"):
+        body, _bracket, counted = body.rpartition(" [")
+        packets, _colon, octets = counted[:-1].partition(":")
+        if not (packets.isdigit() and octets.isdigit()):
+            return None
+        counters = (int(packets), int(octets))
+    chain, _blank, policy = body.rpartition(" ")
+    if not chain or not (policy == "-" or (policy.isalpha() and policy.isupper())):
+        return None
+    return chain, None if policy == "-" else policy, counters
+
+
 def parse_dump(text: str, family: str = IPV4) -> Dump:
-    """Read what C(iptables-save) (with or without C(-c)), or C(iptables -S) for one table, printed. Never fails."""
+    """Read what C(iptables-save) printed, with or without C(-c). Never fails."""
     parser = Parser(family)
     tables: t.Dict[str, Table] = {}
     incompatible: t.List[str] = []
@@ -121,25 +131,22 @@ def parse_dump(text: str, family: str = IPV4) -> Dump:
     for line in logical_lines(text):
         first = line[:1]
         if first == "#":
-            found = _INCOMPATIBLE.match(line)
-            if found:
-                incompatible.append(found.group(1))
+            words = line.split(" ")
+            if words[1:2] == ["Table"] and "is incompatible" in line:
+                incompatible.append(words[2].strip("`'"))
         elif first == "*":
             close()
             name, heads, rules, unparsed = line[1:], {}, {}, []
         elif first == ":":
-            head = _CHAIN_LINE.match(line)
-            if head:
-                chain, policy, packets, octets = head.groups()
-                heads[chain] = (
-                    None if policy == "-" else policy,
-                    None if packets is None else (int(packets), int(octets)),
-                )
+            head = _chain_head(line)
+            if head is not None:
+                chain, policy, counters = head
+                heads[chain] = (policy, counters)
                 rules[chain] = []
             else:
                 unparsed.append(line)
         elif line and line != "COMMIT":
-            counted = _COUNTERS.match(line) if first == "[" else None
+            counted = re.match(r"\[(\d+):(\d+)\] ", line) if first == "[" else None
             counters = (int(counted.group(1)), int(counted.group(2))) if counted else None
             command = line[counted.end() :] if counted else line
             if command.startswith("-A "):
@@ -261,11 +268,15 @@ _CONTINUING = frozenset(
 )
 
 
+# What is nested deeper may let packets through, for all that we say.
+_DEEPEST = 200
+
+
 def can_only_deny(
     rule: Rule,
     chains: t.Mapping[str, Chain],
     judged: t.Optional[t.Dict[str, bool]] = None,
-    inside: bool = False,
+    depth: int = 0,
 ) -> bool:
     """True if no packet can leave DOCKER-USER unharmed through this rule: it denies, or the next rule is read.
 
@@ -273,7 +284,7 @@ def can_only_deny(
     does not, as RETURN there leaves DOCKER-USER. What is not known may let packets through.
 
     :param judged: answers for chains, filled in as they are found; share it among the rules of one dump.
-    :param inside: the rule stands in a chain that was jumped to.
+    :param depth: how many jumps lead to the chain that the rule stands in.
     """
     judged = {} if judged is None else judged
     target = rule.target
@@ -282,10 +293,10 @@ def can_only_deny(
     if target in _DENYING or target in _CONTINUING:
         return True
     if target == "RETURN":
-        return inside
-    if rule.get("goto") is not None or target not in chains:
+        return depth > 0
+    if rule.get("goto") is not None or target not in chains or depth > _DEEPEST:
         return False
     if target not in judged:
         judged[target] = False  # a loop is no answer
-        judged[target] = all(can_only_deny(inner, chains, judged, True) for inner in chains[target].rules)
+        judged[target] = all(can_only_deny(inner, chains, judged, depth + 1) for inner in chains[target].rules)
     return judged[target]

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import typing as t
@@ -176,12 +175,12 @@ class Policy(t.NamedTuple):
 def check_name(name: str) -> str:
     """The name of a policy.
 
-    :raises PolicyError: it is not 1 to 64 of C([A-Za-z0-9._-]), or starts with a dash.
+    :raises PolicyError: it is not 1 to 64 of C([A-Za-z0-9._-]).
     """
-    if name.startswith("-") or not POLICY_NAME.match(name):
+    if not POLICY_NAME.match(name):
         what = "has %d characters" % len(name) if len(name) > 64 else "has characters that a rule's comment cannot keep"
         raise PolicyError(
-            "name %s %s: write 1 to 64 letters, digits, dots, underscores and dashes, the first not a dash."
+            "name %s %s: write 1 to 64 letters, digits, dots, underscores and dashes."
             % (shown(name), what if name else "is empty")
         )
     return name
@@ -333,7 +332,6 @@ def _interface(value: t.Any) -> t.Tuple[str, bool]:
     return name, negated
 
 
-_LIMIT = re.compile(r"([1-9][0-9]{0,5})/(s|sec|second|m|min|minute|h|hour|d|day)\Z")
 _LIMIT_UNITS = {"s": "sec", "m": "min", "h": "hour", "d": "day"}
 
 
@@ -351,7 +349,7 @@ def _log(value: t.Any, name: str, verdicts: t.Tuple[str, str]) -> t.Optional[Log
     if not prefix.strip() or not prefix.isprintable():
         raise PolicyError("log.prefix %s must be printable text on one line." % shown(prefix))
     limit = str(value.get("limit") or "10/minute")
-    found = _LIMIT.match(limit)
+    found = re.match(r"([1-9][0-9]{0,5})/(s|sec|second|m|min|minute|h|hour|d|day)\Z", limit)
     if not found:
         raise PolicyError("log.limit %s is no rate: write for instance 10/minute or 2/second." % shown(limit))
     try:
@@ -503,6 +501,8 @@ def _families(policy: Policy, present: t.Sequence[str]) -> t.List[str]:
 
 def look_alikes(wanted: str, names: t.Iterable[str]) -> str:
     """A half sentence that names what looks like the name that was not found, or all where they are few."""
+    import difflib
+
     known = sorted(names)
     close = difflib.get_close_matches(wanted, known, 3, 0.5)
     close += [name for name in known if name not in close and (wanted in name or name in wanted)][: 5 - len(close)]

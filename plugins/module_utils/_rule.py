@@ -87,22 +87,20 @@ class Rule(t.NamedTuple):
 # Words ---------------------------------------------------------------------------------------------------------------
 
 _WORD = re.compile(r'[ ]*("(?:[^"\\]|\\.)*"(?= |\Z)|[^ ]+)', re.DOTALL)
-_PLAIN = re.compile(r"[A-Za-z0-9_-]+\Z")
-_ESCAPED = re.compile(r'(["\\\'])')
-_UNESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def quote(value: str) -> str:
     """A word as iptables prints it: in double quotes unless it is of C([A-Za-z0-9_-]) only (C(xtables_save_string))."""
-    if _PLAIN.match(value):
+    if value.isascii() and value.replace("_", "a").replace("-", "a").isalnum():
         return value
-    return '"' + _ESCAPED.sub(r"\\\1", value) + '"'
+    # Patterns that most runs do not need are compiled where they are: a module's start is most of what it costs.
+    return '"' + re.sub(r'(["\\\'])', r"\\\1", value) + '"'
 
 
 def unquote(word: str) -> str:
     """The value of a printed word."""
     if len(word) >= 2 and word[0] == '"' and word[-1] == '"':
-        return _UNESCAPE.sub(r"\1", word[1:-1])
+        return re.sub(r"\\(.)", r"\1", word[1:-1], flags=re.DOTALL) if "\\" in word else word[1:-1]
     return word
 
 

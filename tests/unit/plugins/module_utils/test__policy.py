@@ -774,7 +774,6 @@ def bad(expected: t.Sequence[str], drop: t.Sequence[str] = (), **options: t.Any)
         bad(["name", "a'b"], name="a'b"),
         bad(["name", "\\n", "letters"], name="a\nb"),
         bad(["name", "\\n"], name="a\n"),
-        bad(["name", "'-a'"], name="-a"),
         bad(["name", "letters"], name="h\u00e4fen"),
         bad(["name", "a b"], name="a b"),
         bad(["name", "empty"], name=""),
