@@ -280,7 +280,8 @@ def test_own_engine_does_not_touch_the_machine(tmp_path: pathlib.Path, monkeypat
         assert OwnEngine().start().docker("info", "--format", "{{.DockerRootDir}}").stdout.strip() == str(
             state / "data"
         )
-        assert OwnEngine().pid() == own.pid() is not None
+        assert own.pid() is not None
+        assert OwnEngine().pid() == own.pid()
         engine.docker("network", "create", "lab")
         assert machine() == before
     finally:

@@ -25,7 +25,7 @@ def host_spec(text: str) -> HostSpec:
     try:
         if text.startswith("{"):
             return HostSpec(**json.loads(text))
-        name, _, suite = text.partition(":")
+        name, _colon, suite = text.partition(":")
         return HostSpec(name, suite=suite)
     except (BedError, TypeError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error

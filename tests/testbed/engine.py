@@ -245,7 +245,7 @@ class OwnEngine:
     def purge(self) -> None:
         """Stop the dockerd and remove all that it ever wrote."""
         self.stop()
-        for folder in {self.state, self._sockets}:
+        for folder in (self.state, self._sockets):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -126,7 +126,7 @@ def storm(popen: Popen, **request: t.Any) -> t.Iterator[StormReport]:
     result = json.loads(output)
     report.attempts = result["attempts"]
     report.outcomes = result["outcomes"]
-    report.opened = [(moment, who) for moment, who in result["opened"]]
+    report.opened = [(float(opened[0]), str(opened[1])) for opened in result["opened"]]
 
 
 class Visits:
