@@ -11,6 +11,7 @@ import select
 import socket
 import sys
 import time
+import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
 
@@ -72,7 +73,7 @@ def once(name: str, path: str) -> None:
 
 
 def main() -> None:
-    commands = {"packets": packets, "write": write, "once": once}
+    commands: dict[str, t.Callable[..., None]] = {"packets": packets, "write": write, "once": once}
     commands[sys.argv[1]](*sys.argv[2:])
 
 

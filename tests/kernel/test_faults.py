@@ -75,7 +75,7 @@ def everything(host: Host) -> dict[str, t.Any]:
         found[name] = host.read("/proc/thread-self/net/" + name)
     for family, name in ((IPV4, "ip_tables_names"), (IPV6, "ip6_tables_names")):
         if found[name]:
-            found["legacy", family] = re.sub(
+            found["legacy " + family] = re.sub(
                 rb"# (Generated|Completed) [^\n]*", b"", host.run(tool(family, LEGACY, "save"), "-c")
             )
     return found

@@ -51,13 +51,12 @@ def chain(version: int, family: str) -> bytes:
 
 
 def run_of_ours(host: Host, path: Path) -> subprocess.Popen[bytes]:
-    process = host.python("once", "big", str(path), stdin=-1, stdout=-1)
-    assert process.stdout is not None and process.stdout.readline() == b"started\n"
-    return process
+    return host.python("once", "big", str(path), stdin=-1, stdout=-1)
 
 
 def go(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
     process.stdin.write(b"go\n")
     process.stdin.flush()
 
@@ -85,51 +84,57 @@ def test_killed_at_any_moment(host: Host, variant: str, group: bool, tmp_path: P
 
     chance = random.Random(20260101)
     seen: Counter[str] = Counter()
-    for number in range(MOMENTS):
-        new = 1 - old
-        process = run_of_ours(host, paths[new])
-        go(process)
-        time.sleep(whole * (number + chance.random()) / MOMENTS)
-        if group:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        if not group:
-            # A restore that was running goes on by itself, for some milliseconds.
-            settle(host, variant)
-        states = []
-        for family in FAMILIES:
-            found = listed(host, variant, family)
-            assert found in (chain(old, family), chain(new, family))
-            states.append("new" if found == chain(new, family) else "old")
-        seen["+".join(states)] += 1
-        # A normal run works at once: no lock is left, and nothing of a half done change.
-        started = time.monotonic()
-        host.call(code.change, policy_planner("big", parsed(big(new))), dry=False)
-        assert time.monotonic() - started < 10
-        assert [listed(host, variant, family) for family in FAMILIES] == [chain(new, family) for family in FAMILIES]
-        old = new
+    following = run_of_ours(host, paths[1 - old])
+    try:
+        for number in range(MOMENTS):
+            new = 1 - old
+            process, following = following, run_of_ours(host, paths[old])
+            go(process)
+            time.sleep(whole * (number + chance.random()) / MOMENTS)
+            if group:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            if not group:
+                # A restore that was running goes on by itself, for some milliseconds.
+                settle(host, following.pid)
+            states = []
+            for family in FAMILIES:
+                found = listed(host, variant, family)
+                assert found in (chain(old, family), chain(new, family))
+                states.append("new" if found == chain(new, family) else "old")
+            seen["+".join(states)] += 1
+            # A normal run works at once: no lock is left, and nothing of a half done change.
+            started = time.monotonic()
+            host.call(code.change, policy_planner("big", parsed(big(new))), dry=False)
+            assert time.monotonic() - started < 10
+            assert [listed(host, variant, family) for family in FAMILIES] == [chain(new, family) for family in FAMILIES]
+            old = new
+    finally:
+        following.kill()
+        following.communicate()
     print("%s, %s: %s" % (variant, "group" if group else "process", dict(seen)))
     assert seen["old+old"] > 0
 
 
-def settle(host: Host, variant: str) -> None:
-    """Wait until no process of iptables is left on the machine."""
+def settle(host: Host, other: int) -> None:
+    """Wait until no process but one is left on the machine."""
     deadline = time.monotonic() + 10
     network = host.call(os.readlink, "/proc/thread-self/ns/net")
     while time.monotonic() < deadline:
-        if not any(_runs_there(pid, network) for pid in os.listdir("/proc") if pid.isdigit()):
+        pids = {int(pid) for pid in os.listdir("/proc") if pid.isdigit()}
+        if not any(_runs_there(pid, network) for pid in pids - {other, os.getpid()}):
             return
         time.sleep(0.002)
     raise AssertionError("iptables still runs")
 
 
-def _runs_there(pid: str, network: str) -> bool:
+def _runs_there(pid: int, network: str) -> bool:
     try:
-        if os.readlink("/proc/%s/ns/net" % pid) != network:
+        if os.readlink("/proc/%d/ns/net" % pid) != network:
             return False
-        with open("/proc/%s/stat" % pid, encoding="utf-8") as file:
+        with open("/proc/%d/stat" % pid, encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
