@@ -11,10 +11,12 @@ import threading
 import typing as t
 from collections import Counter
 
-from .lab import FAMILIES, IPV4, IPV6, Host, counted, docker_table, load, save, tool
+from .lab import FAMILIES, IPV4, IPV6, Host, counted, docker_table, firewall, load, run_command, save, tool
+from .planners import parsed, policy_planner
 
 if t.TYPE_CHECKING:
     import subprocess
+    from collections.abc import Mapping, Sequence
 
 WRITERS = 5
 SECONDS = 3.0
@@ -170,3 +172,27 @@ def test_a_chain_that_is_flushed_all_the_time_is_whole_in_the_end(host: Host, va
     for family in FAMILIES:
         specs = [rule.spec for rule in counted(save(host, variant, family, "-c"))]
         assert specs == [ESTABLISHED, "-i eth9 -j DROP", *rules_of(1, 3)[family], "-j RETURN"]
+
+
+def test_runs_of_ours_never_overlap(host: Host, variant: str) -> None:
+    """The own lock: from the first reading to the last look nobody else of ours runs a command."""
+    for family in FAMILIES:
+        load(host, variant, family, docker_table(["-j RETURN"]))
+    log: list[int] = []
+    start = threading.Barrier(4)
+
+    def one(number: int) -> None:
+        def run(args: Sequence[str], data: bytes | None, extra: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+            log.append(number)
+            return run_command(args, data, extra)
+
+        start.wait()
+        firewall(run).change(policy_planner("policy-%d" % number, parsed(rules_of(number, 1))), dry=False)
+
+    threads = [threading.Thread(target=host.call, args=(one, number)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    turns = [number for index, number in enumerate(log) if index == 0 or log[index - 1] != number]
+    assert sorted(turns) == [0, 1, 2, 3]
