@@ -27,7 +27,7 @@ import typing as t
 
 from demo.playbook import ansible_playbook
 
-from testbed import Bed, BedError, Host, HostSpec
+from testbed import SUITES, Bed, BedError, Host, HostSpec
 
 if t.TYPE_CHECKING:
     import types
@@ -111,7 +111,7 @@ class Size:
     dumps: tuple[int, ...]
 
 
-FULL: t.Final = Size(repetitions=21, policies=100, rounds=5, dumps=(1_000, 10_000, 100_000))
+FULL: t.Final = Size(repetitions=21, policies=100, rounds=3, dumps=(1_000, 10_000, 100_000))
 QUICK: t.Final = Size(repetitions=7, policies=20, rounds=1, dumps=(1_000, 10_000))
 
 
@@ -242,19 +242,24 @@ class Bench:
             "loop": (by_address * 3)[:count],
         }
         self.play([{"name": "prepare", **ours}])
-        times: dict[str, Times] = {"ours": [], "theirs": []}
-        for turn in range(self.size.rounds):
-            tasks = [{"name": "ours", **ours}, {"name": "theirs", **theirs}]
-            measured = self.play([{"name": "prepare", PING: {}}, *(tasks if turn % 2 else tasks[::-1])])
-            for name, some in times.items():
-                some += [seconds / count for seconds in measured[name]]
-        job = f"one of {count} policies in a loop, no look-up"
-        self.rows.append(Row(f"{job}: task", "iptables module", times["ours"], times["theirs"], 1.1))
+        tasks = [{"name": "ours", **ours}, {"name": "theirs", **theirs}]
+        for pipelining, setting in ((True, "pipelining"), (False, "Ansible's defaults")):
+            times: dict[str, Times] = {"ours": [], "theirs": []}
+            for turn in range(self.size.rounds):
+                # The first task of a play opens the connection.
+                turns = [{"name": "prepare", PING: {}}, *(tasks if turn % 2 else tasks[::-1])]
+                measured = self.play(turns, pipelining=pipelining)
+                for name, some in times.items():
+                    some += [seconds / count for seconds in measured[name]]
+            self.rows.append(
+                Row(
+                    f"one of {count} in a loop: task, {setting}", "iptables module", times["ours"], times["theirs"], 1.1
+                )
+            )
         one = {"ours": {**ours, "loop": by_address[:1]}, "theirs": {**theirs, "loop": by_address[:1]}}
         module_times = self.on_host(one)
-        self.module_rows(
-            f"{job}: module on the host", "iptables module", module_times["ours"], module_times["theirs"], None
-        )
+        job = f"one of {count} in a loop: module on the host"
+        self.module_rows(job, "iptables module", module_times["ours"], module_times["theirs"], None)
 
     def dumps(self) -> None:
         """Parsing and rendering what iptables-save prints."""
@@ -334,14 +339,15 @@ def _stopped(number: int, frame: types.FrameType | None) -> t.NoReturn:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer of everything: a look, not a result")
+    parser.add_argument("--suite", choices=SUITES, default="bookworm", help="which host of the test bed")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stopped)
     try:
         with Bed(BED) as bed:
             bed.down()
             say("starting a host")
-            bed.up([HostSpec("bookworm")], client=False)
-            bench = Bench(bed.host("bookworm"), QUICK if arguments.quick else FULL)
+            bed.up([HostSpec(arguments.suite)], client=False)
+            bench = Bench(bed.host(arguments.suite), QUICK if arguments.quick else FULL)
             about = machine(bench.host)
             print(describe(about), flush=True)
             bench.run()
