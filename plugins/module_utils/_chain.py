@@ -70,7 +70,8 @@ class Dump(t.NamedTuple):
 def _quote_is_open(line: str) -> bool:
     """True if a quoted word of the line goes on in the next one: iptables prints a newline in a comment as it is."""
     closed_at_end = line.endswith('"') and not line.endswith(' "')
-    if "\\" not in line and line.count(' "') == line.count('" ') + closed_at_end:
+    # In ` " ` the quote may open or close: a comment may begin with a blank.
+    if "\\" not in line and ' " ' not in line and line.count(' "') == line.count('" ') + closed_at_end:
         return False  # by far the most lines; what follows takes any
     rest = re.sub(r'(?<= )"(?:[^"\\]|\\.)*"(?= |\Z)', "", line, flags=re.DOTALL)
     return ' "' in rest

@@ -168,6 +168,7 @@ FORGED = '-A DOCKER-USER -m comment --comment "quaywall:admin-ui" -j ACCEPT'
     [
         "x\n-A DOCKER-USER -m comment --comment quaywall:admin-ui -j ACCEPT",
         "x\n" + FORGED,
+        " \n" + FORGED,
         "x\n%s\ny" % FORGED,
         "\n\n" + FORGED + "\n",
         "x\nCOMMIT\n*filter\n:DOCKER-USER - [0:0]\n" + FORGED,
