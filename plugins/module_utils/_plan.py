@@ -125,7 +125,12 @@ RETURN_RULE = parse("-j RETURN")
 
 
 def arrange(
-    chain: Chain, chains: t.Mapping[str, Chain], managed: t.Sequence[Rule], established: bool, add_return: bool
+    chain: Chain,
+    chains: t.Mapping[str, Chain],
+    managed: t.Sequence[Rule],
+    established: bool,
+    add_return: bool,
+    family: str = IPV4,
 ) -> t.List[Rule]:
     """The rules of DOCKER-USER in their right order.
 
@@ -142,7 +147,9 @@ def arrange(
         lead += 1
     rules: t.List[Rule] = []
     if established:
-        present = [rule for rule in chain.rules if is_established(rule)]
+        # A comment alone is no proof: without its match, the first rule would open every policy.
+        wanted = _identity(established_rule(), family)
+        present = [rule for rule in chain.rules if is_established(rule) and _identity(rule, family) == wanted]
         rules.append(present[0] if present else established_rule())
     rules += foreign[:lead]
     rules += managed
@@ -243,7 +250,7 @@ def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return:
     chain = table.chains.get(DOCKER_USER)
     forward = table.chains.get(FORWARD)
     before = chain if chain is not None else Chain(DOCKER_USER, None, ())
-    after = arrange(before, table.chains, managed, established, add_return)
+    after = arrange(before, table.chains, managed, established, add_return, family)
     operations, after = _operations(before.rules, after, family)
     # The RETURN that the baseline adds is foreign from then on: it is never commented, so never taken out by us.
     if after and is_bare_return(after[-1]) and not any(is_bare_return(rule) for rule in before.rules):

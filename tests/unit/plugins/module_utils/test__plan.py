@@ -268,6 +268,20 @@ def test_the_designs_chain() -> None:
     assert established_rule().render() == ESTABLISHED
 
 
+@pytest.mark.parametrize(
+    "edited",
+    [
+        '-m comment --comment "quaywall: established" -j ACCEPT',
+        ESTABLISHED.replace("RELATED,", "NEW,"),
+        ESTABLISHED.replace("-j ACCEPT", "-j DROP"),
+        "-s 10.0.0.0/8 " + ESTABLISHED,
+    ],
+)
+def test_a_first_rule_that_somebody_edited_is_made_anew(edited: str) -> None:
+    """Its comment alone would keep an ACCEPT for everybody in front of all policies."""
+    assert arranged([edited, DENY.render(), RETURN], DENY) == [ESTABLISHED, DENY.render(), RETURN]
+
+
 def test_without_the_baseline_nothing_is_added() -> None:
     assert arranged([], DENY, established=False, add_return=False) == [DENY.render()]
     assert arranged([LATE, RETURN], DENY, established=False, add_return=False) == [LATE, DENY.render(), RETURN]
