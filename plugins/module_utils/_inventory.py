@@ -80,7 +80,10 @@ class Container(t.NamedTuple):
 
 
 class Inventory(t.NamedTuple):
-    """All containers and networks of one engine at one moment."""
+    """All containers and networks of one engine at one moment.
+
+    ``networks`` are by name. Engines up to 24 let several have one name: all but the first are by their ID.
+    """
 
     containers: t.Tuple[Container, ...]
     networks: t.Mapping[str, Network]
@@ -169,8 +172,10 @@ def parse_container(item: Json) -> Container:
 
 def parse_inventory(containers: t.Iterable[Json], networks: t.Iterable[Json]) -> Inventory:
     """All containers and networks, by the two lists of the API."""
-    parsed = [parse_network(item) for item in networks]
-    return Inventory(tuple(parse_container(item) for item in containers), {network.name: network for network in parsed})
+    found: t.Dict[str, Network] = {}
+    for network in map(parse_network, networks):
+        found[network.id if network.name in found else network.name] = network
+    return Inventory(tuple(parse_container(item) for item in containers), found)
 
 
 def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:

@@ -265,7 +265,7 @@ def _published_address(value: t.Any, target: str) -> str:
     if target != "published_port":
         raise PolicyError("published_address goes with published_port only; here the target is %s." % target)
     try:
-        address = ipaddress.ip_address(str(value).strip())
+        address = ipaddress.ip_address(_without_zone(value))
     except ValueError:
         raise PolicyError(
             "published_address %s is no IP address: write the host's address that the port is published on."
@@ -276,12 +276,22 @@ def _published_address(value: t.Any, target: str) -> str:
     return str(address)
 
 
+def _without_zone(value: t.Any) -> str:
+    """The text of an address. A zone (``fe80::1%eth0``), which Python 3.9 and later read, is nothing for a rule."""
+    text = str(value).strip()
+    if "%" in text:
+        raise ValueError("a zone such as %eth0 is no part of it; in_interface names an interface")
+    return text
+
+
 def _network(value: t.Any, where: str) -> IPNetwork:
     try:
-        return ipaddress.ip_network(str(value).strip(), strict=False)
+        return ipaddress.ip_network(_without_zone(value), strict=False)
     except ValueError as error:
         reason = str(error)
-        if "/" in str(value):
+        if "%" in str(value):
+            pass
+        elif "/" in str(value):
             try:
                 address = ipaddress.ip_address(str(value).strip().partition("/")[0])
                 reason = "a prefix length is 0 to %d for %s" % (
@@ -657,6 +667,12 @@ def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, 
         raise PolicyError(
             "There is no network %s on this host; %s"
             % (shown(policy.network), look_alikes(policy.network, inventory.networks))
+        )
+    same = sorted(other.id[:12] for other in inventory.networks.values() if other.name == network.name)
+    if len(same) > 1:
+        raise PolicyError(
+            "There are %d networks %s on this host (%s), so it cannot be told which one is meant: remove those that are "
+            "not needed." % (len(same), shown(policy.network), ", ".join(same))
         )
     if not network.bridge:
         raise PolicyError(

@@ -243,6 +243,17 @@ def test_two_networks_of_one_name_are_told_apart_by_id() -> None:
     assert inventory.network_of(inventory.containers[0], "gone") is None
 
 
+def test_of_two_networks_with_the_same_name_none_is_lost() -> None:
+    """Engine 20.10 lets one make them through the API."""
+    networks = [{"Name": "dup", "Id": digit * 64, "Driver": "bridge"} for digit in "12"]
+    for digit in "12":
+        endpoint = {"NetworkID": digit * 64, "IPAddress": "10.0.0.2"}
+        inventory = parse_inventory([item(NetworkSettings={"Networks": {"dup": endpoint}})], networks)
+        found = inventory.network_of(inventory.containers[0], "dup")
+        assert found is not None
+        assert found.bridge == "br-" + digit * 12
+
+
 @pytest.mark.parametrize(
     ("port_bindings", "expected"),
     [

@@ -19,6 +19,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Container,
     Inventory,
     Network,
+    parse_inventory,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     BridgeRoute,
@@ -551,6 +552,15 @@ def test_an_unknown_network() -> None:
         compiled({"network": "appnet", "action": "drop"})
 
 
+def test_a_network_whose_name_another_one_has_too() -> None:
+    policy = Policy.from_options({"name": "x", "network": "dup", "action": "drop"})
+    networks = [{"Name": "dup", "Id": digit * 64, "Driver": "bridge"} for digit in "12"]
+    with pytest.raises(PolicyError, match="2 networks 'dup'") as caught:
+        compile_policy(policy, parse_inventory([], networks))
+    assert "1" * 12 in one_sentence(caught.value)
+    assert "2" * 12 in one_sentence(caught.value)
+
+
 # Stopped containers --------------------------------------------------------------------------------------------------
 
 
@@ -757,6 +767,11 @@ def bad(expected: t.Sequence[str], drop: t.Sequence[str] = (), **options: t.Any)
         bad(["source[0]", "'2001:db8::/129'", "0 to 128"], source=["2001:db8::/129"]),
         bad(["source[0]", "'web'", "203.0.113"], source=["web"]),
         bad(["source[0]", "'300.1.1.1'"], source=["300.1.1.1"]),
+        bad(["source[0]", "'fe80::1%eth0'", "zone", "in_interface"], source=["fe80::1%eth0"]),
+        bad(["destination", "'fd00::1%eth0/64'", "zone"], drop=["container"], destination="fd00::1%eth0/64"),
+        bad(
+            ["published_address", "'fe80::1%e'"], drop=["container"], published_port="80", published_address="fe80::1%e"
+        ),
         bad(["source[0]", "'web/24'"], source=["web/24"]),
         bad(["source[2]", "''"], source=["10.0.0.1", "10.0.0.2", ""]),
         bad(["source[0]"], source=["10.0.0.1\n-A"]),
