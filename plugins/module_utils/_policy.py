@@ -277,7 +277,7 @@ def _published_address(value: t.Any, target: str) -> str:
 
 
 def _without_zone(value: t.Any) -> str:
-    """The text of an address. A zone (``fe80::1%eth0``), which Python 3.9 and later read, is nothing for a rule."""
+    """The text of an address. A zone (C(fe80::1%eth0)), which Python 3.9 and later read, is nothing for a rule."""
     text = str(value).strip()
     if "%" in text:
         raise ValueError("a zone such as %eth0 is no part of it; in_interface names an interface")
@@ -571,15 +571,18 @@ def _container_subject(
         places[endpoint.family].append(_Place((field("destination", endpoint.address),), endpoint.bridge, subnets))
     fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
     subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
+    # Where it is not running it may have the one family's static address only, and gets the other's when it starts.
+    guarded = any(_wanted(policy, binding) for binding in fixed)
+    dual = guarded and any(network.ipv6 for network in networks.values())
     if endpoints:
-        return _Found(subject, endpoints, {endpoint.family for endpoint in endpoints})
+        return _Found(subject, endpoints, {endpoint.family for endpoint in endpoints} | ({IPV6} if dual else set()))
     state = "runs but has no address now" if owner.running else "is not running and has no address yet"
-    if any(_wanted(policy, binding) for binding in fixed):
+    if guarded:
         warnings.append(
             "Container %s %s: what the policy denies is guarded on its published ports already, what it allows follows "
             "when this task runs again and the container has an address." % (container.name, state)
         )
-        return _Found(subject, [], {IPV4, IPV6} if any(network.ipv6 for network in networks.values()) else {IPV4})
+        return _Found(subject, [], {IPV4, IPV6} if dual else {IPV4})
     no_port = (
         "" if policy.match == BY_ADDRESS else ", and no port that the policy names is published on a fixed host port"
     )
@@ -671,8 +674,8 @@ def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, 
     same = sorted(other.id[:12] for other in inventory.networks.values() if other.name == network.name)
     if len(same) > 1:
         raise PolicyError(
-            "There are %d networks %s on this host (%s), so it cannot be told which one is meant: remove those that are "
-            "not needed." % (len(same), shown(policy.network), ", ".join(same))
+            "There are %d networks %s on this host (%s), so it cannot be told which one is meant: remove those that "
+            "are not needed." % (len(same), shown(policy.network), ", ".join(same))
         )
     if not network.bridge:
         raise PolicyError(

@@ -600,6 +600,12 @@ def test_a_stopped_container_of_two_families_is_guarded_in_both() -> None:
     assert texts(found, IPV6) == ["-p tcp %s -j DROP" % DNAT_9000]
 
 
+def test_a_stopped_container_with_one_static_address_of_two_is_guarded_in_both() -> None:
+    stopped = container(networks={"dual-net": ("172.31.0.80",)}, mode="dual-net", running=False)
+    found = compiled(EXAMPLE, stopped, fixed=(published(9000),))
+    assert texts(found, IPV6) == ["-p tcp %s -j DROP" % DNAT_9000]
+
+
 # Published ports of containers ---------------------------------------------------------------------------------------
 
 
