@@ -49,8 +49,11 @@ _COMMANDS = {IPV4: "iptables", IPV6: "ip6tables"}
 _NAMES_FILES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 
-#: Runs a command: arguments, standard input, additional environment -> return code, standard output and error.
-Runner = t.Callable[[t.Sequence[str], t.Optional[bytes], t.Mapping[str, str]], t.Tuple[int, bytes, bytes]]
+#: Runs a command: arguments, standard input, additional environment, file descriptors that the command inherits
+#: -> return code, standard output and error.
+Runner = t.Callable[
+    [t.Sequence[str], t.Optional[bytes], t.Mapping[str, str], t.Sequence[int]], t.Tuple[int, bytes, bytes]
+]
 #: Finds a program: its absolute path or None.
 Finder = t.Callable[[str], t.Optional[str]]
 
@@ -125,7 +128,7 @@ class Firewall:
         self._own_lock = os.path.join(lock_directory, os.path.basename(OWN_LOCK)) if lock_directory else OWN_LOCK
         self._programs: t.Dict[str, t.Optional[str]] = {}
         self._default_variants: t.Dict[str, str] = {}
-        self._holds_xtables_lock = False
+        self._locks: t.Dict[str, int] = {}
 
     # Reading
 
@@ -145,7 +148,7 @@ class Firewall:
 
     def _default_variant(self, family: str, program: str) -> str:
         if family not in self._default_variants:
-            _rc, out, _err = self._run([program, "--version"], None, {"LC_ALL": "C"})
+            _rc, out, _err = self._run([program, "--version"], None, {"LC_ALL": "C"}, ())
             # Versions before 1.8 have one variant and do not name it.
             self._default_variants[family] = NFT if b"nf_tables" in out else LEGACY
         return self._default_variants[family]
@@ -157,7 +160,7 @@ class Firewall:
         if program is None:
             return None
         command = [program, "-t", "filter"]
-        rc, out, err = self._run(command, None, {"LC_ALL": "C"})
+        rc, out, err = self._run(command, None, {"LC_ALL": "C"}, ())
         if rc != 0:
             text = _decode(err)
             raise FirewallError(
@@ -231,7 +234,7 @@ class Firewall:
         program = self._program("nft")
         if program is None:
             return False
-        rc, out, _err = self._run([program, "list", "tables"], None, {"LC_ALL": "C"})
+        rc, out, _err = self._run([program, "list", "tables"], None, {"LC_ALL": "C"}, ())
         return rc == 0 and b"docker-bridges" in out
 
     def _why_missing(self, table: Table) -> str:
@@ -265,14 +268,17 @@ class Firewall:
                 family: Change(state.variants[family], plan.before, plan.after, plan) for family, plan in plans.items()
             }
         with ExitStack() as stack:
-            stack.enter_context(_locked(self._own_lock, self._own_wait, "another run of quaywall.docker"))
+            self._lock(stack, self._own_lock, self._own_wait, "another run of quaywall.docker")
             state = self.read(chain_needed)
             if LEGACY in state.variants.values():
-                stack.enter_context(_locked(XTABLES_LOCK, self._xtables_wait, "another program that uses iptables"))
-                self._holds_xtables_lock = True
-                stack.callback(setattr, self, "_holds_xtables_lock", False)
+                self._lock(stack, XTABLES_LOCK, self._xtables_wait, "another program that uses iptables")
                 state = self.read(chain_needed)
             return self._converge(state, planner, chain_needed)
+
+    def _lock(self, stack: ExitStack, path: str, wait: float, who: str) -> None:
+        """Hold a lock for as long as the stack lasts."""
+        self._locks[path] = stack.enter_context(_locked(path, wait, who))
+        stack.callback(self._locks.pop, path)
 
     def _converge(self, state: State, planner: Planner, chain_needed: bool) -> t.Mapping[str, Change]:
         first = plans = planner(state)
@@ -339,9 +345,11 @@ class Firewall:
         if test:
             command.append("--test")
         environment = {"LC_ALL": "C"}
-        if variant == LEGACY and self._holds_xtables_lock:
+        if variant == LEGACY and XTABLES_LOCK in self._locks:
             environment["XTABLES_LOCKFILE"] = CHILD_XTABLES_LOCK
-        rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment)
+        # The child holds our locks too: if we are killed, the next run waits until it is done.
+        descriptors = list(self._locks.values())
+        rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment, descriptors)
         if rc == 0:
             return
         text = _decode(err)
@@ -390,8 +398,8 @@ def _lock_text(path: str, wait: float, who: str) -> str:
 
 
 @contextmanager
-def _locked(path: str, wait: float, who: str) -> t.Iterator[None]:
-    """Hold a lock file; its holder's death frees it."""
+def _locked(path: str, wait: float, who: str) -> t.Iterator[int]:
+    """Hold a lock file, by the descriptor that is given; the death of all that have it open frees it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -408,6 +416,6 @@ def _locked(path: str, wait: float, who: str) -> t.Iterator[None]:
             if time.monotonic() >= deadline:
                 raise FirewallError(_lock_text(path, wait, who))
             time.sleep(0.01)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

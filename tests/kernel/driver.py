@@ -15,7 +15,7 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
 
-from .lab import firewall
+from .lab import firewall, run_command
 from .planners import parsed, policy_planner
 
 
@@ -62,13 +62,24 @@ def write(name: str, versions: str, seconds: str) -> None:
     print("rounds %d" % rounds, flush=True)
 
 
-def once(name: str, path: str) -> None:
-    """Write one policy, its rules by family from a file; say when it begins and when it is done."""
+def once(name: str, path: str, delay: str = "0") -> None:
+    """Write one policy, its rules by family from a file; say when it begins and when it is done.
+
+    With a delay, each commit waits that many seconds before it starts, in a process of its own.
+    """
+
+    def slow(
+        args: t.Sequence[str], data: bytes | None, extra: t.Mapping[str, str], fds: t.Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
+        if args[0].endswith("-restore") and "--test" not in args:
+            args = ["sh", "-c", 'sleep "$1"; shift; exec "$@"', "sh", delay, *args]
+        return run_command(args, data, extra, fds)
+
     with open(path, encoding="utf-8") as file:
         planner = policy_planner(name, parsed(json.load(file)))
     print("started", flush=True)
     sys.stdin.readline()
-    changes = firewall().change(planner, dry=False)
+    changes = firewall(slow if float(delay) else run_command).change(planner, dry=False)
     print("changed" if any(change.changed for change in changes.values()) else "the same", flush=True)
 
 

@@ -87,10 +87,15 @@ def find(program: str) -> str | None:
 
 
 def run_command(
-    args: Sequence[str], data: bytes | None = None, extra: Mapping[str, str] | None = None
+    args: Sequence[str],
+    data: bytes | None = None,
+    extra: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
 ) -> tuple[int, bytes, bytes]:
     """The Runner that the code under test is given, in whatever namespaces the thread is."""
-    done = subprocess.run(list(args), input=data or b"", capture_output=True, env=environment(extra), check=False)
+    done = subprocess.run(
+        list(args), input=data or b"", capture_output=True, env=environment(extra), check=False, pass_fds=descriptors
+    )
     return done.returncode, done.stdout, done.stderr
 
 

@@ -182,9 +182,11 @@ def test_runs_of_ours_never_overlap(host: Host, variant: str) -> None:
     start = threading.Barrier(4)
 
     def one(number: int) -> None:
-        def run(args: Sequence[str], data: bytes | None, extra: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+        def run(
+            args: Sequence[str], data: bytes | None, extra: Mapping[str, str], fds: Sequence[int]
+        ) -> tuple[int, bytes, bytes]:
             log.append(number)
-            return run_command(args, data, extra)
+            return run_command(args, data, extra, fds)
 
         start.wait()
         firewall(run).change(policy_planner("policy-%d" % number, parsed(rules_of(number, 1))), dry=False)

@@ -423,12 +423,14 @@ class Meddler:
     def __init__(self, when: Callable[[Sequence[str]], bool], what: Callable[[int], None], times: int) -> None:
         self.when, self.what, self.left, self.done = when, what, times, 0
 
-    def __call__(self, args: Sequence[str], data: bytes | None, extra: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    def __call__(
+        self, args: Sequence[str], data: bytes | None, extra: Mapping[str, str], fds: Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
         if self.left and self.when(args):
             self.left -= 1
             self.what(self.done)
             self.done += 1
-        return run_command(args, data, extra)
+        return run_command(args, data, extra, fds)
 
 
 def commits(args: Sequence[str]) -> bool:
@@ -542,10 +544,12 @@ def test_the_second_family_fails_after_the_first_was_committed(
             )
     before = {family: save(host, variant, family) for family in FAMILIES}
 
-    def run(args: Sequence[str], data: bytes | None, extra: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    def run(
+        args: Sequence[str], data: bytes | None, extra: Mapping[str, str], fds: Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
         if commits(args) and ("ip6tables" in args[0]) == (broken == IPV6):
             return 4 if broken == IPV4 else 1, b"", b"iptables-restore: line 4 failed: Cannot allocate memory.\n"
-        return run_command(args, data, extra)
+        return run_command(args, data, extra, fds)
 
     text = fails(host, firewall(run).change, BOTH, dry=False)
     assert "refused the rules: iptables-restore: line 4 failed: Cannot allocate memory" in text or broken == IPV4
@@ -570,8 +574,10 @@ def test_a_family_that_fails_its_trial_keeps_the_other_from_being_written(host: 
 def test_programs_that_are_killed_are_an_error(host: Host, variant: str) -> None:
     docker(host, variant)
 
-    def run(args: Sequence[str], data: bytes | None, extra: Mapping[str, str]) -> tuple[int, bytes, bytes]:
-        return (-9, b"", b"") if commits(args) else run_command(args, data, extra)
+    def run(
+        args: Sequence[str], data: bytes | None, extra: Mapping[str, str], fds: Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
+        return (-9, b"", b"") if commits(args) else run_command(args, data, extra, fds)
 
     assert "gave no reason" in fails(host, firewall(run).change, BOTH, dry=False)
     assert [specs(host, variant, family) for family in FAMILIES] == [FOREIGN, FOREIGN]

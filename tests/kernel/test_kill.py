@@ -138,3 +138,21 @@ def _runs_there(pid: int, network: str) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_the_next_run_waits_for_what_a_killed_one_left_running(host: Host, variant: str, tmp_path: Path) -> None:
+    """Its iptables-restore lives on and commits; a run that planned before that would write every rule again."""
+    path = tmp_path / "0"
+    path.write_text(json.dumps(big(0)), encoding="utf-8")
+    for family in FAMILIES:
+        load(host, variant, family, docker_table(FOREIGN))
+    process = host.python("once", "big", str(path), "0.5", stdin=-1, stdout=-1)
+    following = run_of_ours(host, path)
+    go(process)
+    time.sleep(0.35)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    go(following)
+    assert following.communicate(timeout=60)[0] in (b"changed\n", b"the same\n")
+    time.sleep(0.6)
+    assert [listed(host, variant, family) for family in FAMILIES] == [chain(0, family) for family in FAMILIES]

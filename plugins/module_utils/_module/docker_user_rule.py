@@ -79,10 +79,18 @@ def make_firewall(module: AnsibleModule) -> Firewall:
     """The host's firewall, with the module's way to run and find programs."""
 
     def run(
-        args: t.Sequence[str], data: t.Optional[bytes], environment: t.Mapping[str, str]
+        args: t.Sequence[str],
+        data: t.Optional[bytes],
+        environment: t.Mapping[str, str],
+        descriptors: t.Sequence[int],
     ) -> t.Tuple[int, bytes, bytes]:
         result: t.Tuple[int, bytes, bytes] = module.run_command(
-            list(args), data=data, binary_data=True, encoding=None, environ_update=dict(environment)
+            list(args),
+            data=data,
+            binary_data=True,
+            encoding=None,
+            environ_update=dict(environment),
+            pass_fds=tuple(descriptors),
         )
         return result
 

@@ -88,7 +88,11 @@ class Host:
         return "/usr/sbin/" + program if program in self.programs else None
 
     def run(
-        self, args: t.Sequence[str], data: t.Optional[bytes], environment: t.Mapping[str, str]
+        self,
+        args: t.Sequence[str],
+        data: t.Optional[bytes],
+        environment: t.Mapping[str, str],
+        descriptors: t.Sequence[int] = (),
     ) -> t.Tuple[int, bytes, bytes]:
         assert environment["LC_ALL"] == "C"
         self.commands.append(list(args))
