@@ -723,10 +723,10 @@ def test_make_firewall_runs_and_finds_programs_as_bytes(capsys: pytest.CaptureFi
     cat = firewall._find("cat")
     assert cat is not None
     data = b"\xff\xfe \xc3\xa4\n\n"
-    assert firewall._run([cat], data, {"LC_ALL": "C"}) == (0, data, b"")
+    assert firewall._run([cat], data, {"LC_ALL": "C"}, ()) == (0, data, b"")
     shell = firewall._find("sh")
     assert shell is not None
-    rc, out, err = firewall._run([shell, "-c", "echo $LC_ALL; echo no >&2; exit 3"], None, {"LC_ALL": "C"})
+    rc, out, err = firewall._run([shell, "-c", "echo $LC_ALL; echo no >&2; exit 3"], None, {"LC_ALL": "C"}, ())
     assert (rc, out, err) == (3, b"C\n", b"no\n")
     assert firewall._find("no-such-program-anywhere") is None
 
