@@ -34,7 +34,8 @@ class Endpoint(t.NamedTuple):
 class Binding(t.NamedTuple):
     """A container port that is published: C(-p host_address:host_port:container_port/protocol).
 
-    ``host_address`` is empty for all addresses. ``fixed`` is false for a host port that Docker chose for this run.
+    ``host_address`` is empty for all addresses, C(0.0.0.0) or C(::) for all of one family: the same host port may
+    be one container's in IPv4 and another's in IPv6. ``fixed`` is false for a host port that Docker chose for this run.
     """
 
     protocol: str
@@ -136,10 +137,6 @@ def _addresses(endpoint: Json) -> t.Tuple[str, ...]:
     return tuple(str(address) for address in found if address)
 
 
-def _any_address(address: str) -> str:
-    return "" if address in ("0.0.0.0", "::") else address
-
-
 def parse_container(item: Json) -> Container:
     """One element of C(GET /containers/json?all=1)."""
     names = [str(name).lstrip("/") for name in item.get("Names") or []]
@@ -154,7 +151,7 @@ def parse_container(item: Json) -> Container:
                     str(port.get("Type") or "tcp"),
                     int(port["PrivatePort"]),
                     int(port["PublicPort"]),
-                    _any_address(str(port.get("IP") or "")),
+                    str(port.get("IP") or ""),
                     False,
                 )
             )
@@ -194,7 +191,7 @@ def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:
                         protocol or "tcp",
                         int(number),
                         int(host_port),
-                        _any_address(str(host.get("HostIp") or "")),
+                        str(host.get("HostIp") or ""),
                         True,
                     )
                 )

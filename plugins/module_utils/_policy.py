@@ -54,6 +54,8 @@ BOTH = "both"
 BY_ADDRESS = "address"
 BY_PUBLISHED_PORT = "published_port"
 
+_ANY_ADDRESSES = ("0.0.0.0", "::")
+
 _VERDICTS = {"accept": "ACCEPT", "return": "RETURN", "drop": "DROP", "reject": "REJECT"}
 
 Ports = t.Tuple[t.Tuple[int, int], ...]
@@ -737,6 +739,15 @@ def _wanted(policy: Policy, binding: Binding) -> bool:
     return not ports or any(low <= binding.container_port <= high for low, high in ports)
 
 
+def _published(policy: Policy, bindings: t.Iterable[Binding], family: str) -> t.List[Binding]:
+    """The published ports that the policy names in this family; all of its addresses are the empty address."""
+    return [
+        binding._replace(host_address="") if binding.host_address in _ANY_ADDRESSES else binding
+        for binding in bindings
+        if _wanted(policy, binding) and binding.serves(family)
+    ]
+
+
 def _dnat(binding_address: str, low: int, high: int) -> t.Tuple[Field, ...]:
     """Came in through a published port: replies and a container's own connections to such a port do not match."""
     fields = [field("match", "conntrack"), field("ctstate", "DNAT")]
@@ -769,11 +780,10 @@ def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Mat
     matches: t.List[_Match] = []
     if policy.match != BY_ADDRESS:
         groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
-        for binding in subject.fixed:
-            if _wanted(policy, binding) and binding.serves(family):
-                groups.setdefault((binding.protocol, binding.host_address), []).append(
-                    (binding.host_port, binding.host_port)
-                )
+        for binding in _published(policy, subject.fixed, family):
+            groups.setdefault((binding.protocol, binding.host_address), []).append(
+                (binding.host_port, binding.host_port)
+            )
         for (protocol, address), ports in groups.items():
             for low, high in merge_ports(ports):
                 matches.append(_Match(None, protocol, (), _dnat(address, low, high)))
@@ -789,7 +799,7 @@ def _allow_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Ma
     if policy.match == BY_ADDRESS:
         return [match for place in places for match in _port_matches(policy, place, policy.destination_ports)]
     known = subject.fixed if policy.match == BY_PUBLISHED_PORT else subject.fixed + subject.current
-    published = [binding for binding in known if _wanted(policy, binding) and binding.serves(family)]
+    published = _published(policy, known, family)
     pairs = _port_pairs(published)
     if policy.match == BY_PUBLISHED_PORT or not subject.places:
         return [

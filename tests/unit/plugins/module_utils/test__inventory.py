@@ -57,7 +57,16 @@ def test_the_ten_containers_of_a_real_host(name: str) -> None:
         "twonets": {"app-net": ("172.30.0.2",), "dual-net": ("172.31.0.3", "fd00:31::3")},
         "hostnet": {"host": ()},
     }
-    assert {item.name: set(item.current_ports) for item in inventory.containers if item.current_ports} == {
+    # Docker lists a port that is published on all addresses once for each family.
+    found = {
+        item.name: {
+            port._replace(host_address="") if port.host_address in ("0.0.0.0", "::") else port
+            for port in item.current_ports
+        }
+        for item in inventory.containers
+        if item.current_ports
+    }
+    assert found == {
         "web-a": {tcp(8080, 9000)},
         "web-b": {tcp(8080, 8080)},
         "local-only": {tcp(8080, 8081, "127.0.0.1")},
@@ -190,7 +199,8 @@ def test_ports_that_are_not_published_are_none() -> None:
         {"IP": "2001:db8::1", "PrivatePort": 81, "PublicPort": 8082, "Type": "sctp"},
     ]
     assert parse_container(item(Ports=ports)).current_ports == (
-        tcp(81, 8081),
+        tcp(81, 8081, "0.0.0.0"),
+        tcp(81, 8081, "::"),
         Binding("sctp", 81, 8082, "2001:db8::1", False),
     )
 
@@ -258,12 +268,12 @@ def test_of_two_networks_with_the_same_name_none_is_lost() -> None:
     ("port_bindings", "expected"),
     [
         ({"8080/tcp": [{"HostIp": "", "HostPort": "9000"}]}, [("tcp", 8080, 9000, "")]),
-        ({"8080/tcp": [{"HostIp": "0.0.0.0", "HostPort": "9000"}]}, [("tcp", 8080, 9000, "")]),
+        ({"8080/tcp": [{"HostIp": "0.0.0.0", "HostPort": "9000"}]}, [("tcp", 8080, 9000, "0.0.0.0")]),
         ({"53/udp": [{"HostIp": "192.0.2.1", "HostPort": "53"}]}, [("udp", 53, 53, "192.0.2.1")]),
         ({"53": [{"HostIp": "", "HostPort": "53"}]}, [("tcp", 53, 53, "")]),
         (
             {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "80"}, {"HostIp": "::", "HostPort": "80"}]},
-            [("tcp", 80, 80, "")],
+            [("tcp", 80, 80, "0.0.0.0"), ("tcp", 80, 80, "::")],
         ),
         ({"80/tcp": [{"HostIp": "", "HostPort": ""}]}, []),
         ({"80/tcp": [{"HostIp": "", "HostPort": "0"}]}, []),
@@ -296,3 +306,5 @@ def test_families() -> None:
     assert tcp(80, 80, "192.0.2.1").serves(IPV4)
     assert not tcp(80, 80, "192.0.2.1").serves(IPV6)
     assert not tcp(80, 80, "2001:db8::1").serves(IPV4)
+    assert [tcp(80, 80, "0.0.0.0").serves(family) for family in (IPV4, IPV6)] == [True, False]
+    assert [tcp(80, 80, "::").serves(family) for family in (IPV4, IPV6)] == [False, True]

@@ -647,6 +647,15 @@ def test_a_port_that_is_published_on_one_address_is_guarded_there() -> None:
     assert not any("2001" in rule for rule in texts(found))
 
 
+def test_a_port_that_is_published_in_one_family_is_guarded_in_that_one() -> None:
+    """0.0.0.0:9000 and [::]:9000 may be two containers'."""
+    dual = container(networks={"dual-net": ("172.31.0.2", "fd00:31::2")})
+    for address, family, other in (("0.0.0.0", IPV4, IPV6), ("::", IPV6, IPV4)):
+        found = compiled(EXAMPLE, dual, fixed=(published(9000, address=address),))
+        assert "-p tcp %s -j DROP" % DNAT_9000 in texts(found, family)
+        assert not any("9000" in rule for rule in texts(found, other))
+
+
 def test_a_run_of_ports_is_one_rule() -> None:
     fixed = tuple(published(7000 + number, 7000 + number) for number in range(3))
     found = compiled({"container": "admin", "source": ["203.0.113.10"], "action": "accept"}, fixed=fixed)
