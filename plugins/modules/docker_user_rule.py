@@ -99,6 +99,7 @@ EXAMPLES = r"""
     labels:
       com.docker.compose.project: shop
       com.docker.compose.service: worker
+    protocol: all
     action: drop # the service's neighbours on its own network still do
 
 - name: Host port 9000 is for the VPN, whichever container is behind it
