@@ -195,7 +195,9 @@ def shown(value: t.Any) -> str:
 
 
 def _label(value: t.Any) -> str:
-    """A label's value as Docker keeps it: YAML's true is the text true there."""
+    """A label's value as Docker keeps it: YAML's true is the text true there, and no value is the empty text."""
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -337,7 +339,8 @@ def _interface(value: t.Any) -> t.Tuple[str, bool]:
     text = str(value).strip()
     negated = text.startswith("!")
     name = text[1:].strip() if negated else text
-    if not re.match(r"[A-Za-z0-9_.@:][A-Za-z0-9_.@:-]{0,14}\+?\Z", name) or len(name) > 15:
+    # A colon would be an alias such as eth0:1, which packets do not come in through: the rule would never match.
+    if not re.match(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}\+?\Z", name) or len(name) > 15:
         raise PolicyError(
             "in_interface %s is no interface name: write up to 15 characters such as eth0, eth+ or !wg0." % shown(value)
         )

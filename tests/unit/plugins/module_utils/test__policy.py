@@ -347,6 +347,11 @@ def test_labels_take_every_container_that_carries_them() -> None:
     assert [text.split(" ")[1] for text in texts(found)] == ["172.17.0.2/32", "172.17.0.3/32"]
 
 
+def test_a_label_without_a_value_is_an_empty_one() -> None:
+    found = compiled({"labels": {"monitored": None}, "action": "drop"}, container(labels={"monitored": ""}))
+    assert len(found.endpoints) == 1
+
+
 def test_labels_that_nobody_carries() -> None:
     with pytest.raises(PolicyError, match="app=shop, tier=web") as caught:
         compiled({"labels": {"tier": "web", "app": "shop"}, "action": "drop"})
@@ -825,6 +830,7 @@ def bad(expected: t.Sequence[str], drop: t.Sequence[str] = (), **options: t.Any)
         bad(["in_interface", "'eth0;x'"], in_interface="eth0;x"),
         bad(["in_interface", "x" * 16], in_interface="x" * 16),
         bad(["in_interface", "''"], in_interface=""),
+        bad(["in_interface", "'eth0:1'"], in_interface="eth0:1"),
         bad(["in_interface", "'!'"], in_interface="!"),
         bad(["in_interface", "'-j'"], in_interface="-j"),
         bad(["in_interface", "\\n"], in_interface="eth0\n-j"),
