@@ -39,6 +39,7 @@ options:
     description:
       - Protect what is published on this host port, or on a range of host ports such as V(8000:8010), whichever
         container that is. It is not looked up in Docker, so the policy may be there before the container is.
+      - Quote ranges, as YAML takes C(20:25) for a number.
       - Traffic that reaches a container by its own address, and not through the host port, is not affected.
     type: str
   published_address:
@@ -49,7 +50,7 @@ options:
     description:
       - Of the O(container) (or those with the O(labels)), protect only the address on the Docker network of this name.
         If omitted, all of its addresses.
-      - A published port has no network, so the half of the policy that guards host ports is the same (see O(match)).
+      - A host port belongs to no network, so the policy then denies by the address on that network alone.
     type: str
   protocol:
     description:
@@ -59,7 +60,7 @@ options:
     default: tcp
   destination_port:
     description:
-      - Ports and ranges of ports B(inside the container), each such as V(8080) or V(8000:8010).
+      - Ports and ranges of ports B(inside the container), each such as V(8080) or V(8000:8010). Quote ranges.
         The kernel reads C(DOCKER-USER) after it has translated the host's port to the container's.
       - If omitted, every port.
     type: list
@@ -106,6 +107,7 @@ options:
         another address is not open in the meantime. It allows by address and host port together, so that
         no other container is opened that gets the address later. Host ports that Docker chooses anew at each start
         are allowed as they are now.
+      - Where a container publishes ports, V(both) allows those only, and ports that are named in O(destination_port).
       - V(address) uses the address only. Choose it for containers that are reached by routing to their address.
       - V(published_port) uses the host ports only.
     type: str
@@ -134,7 +136,7 @@ options:
   ip_version:
     description:
       - V(auto) takes the families that the target has. For a O(published_port) without O(published_address) these are
-        IPv4, and IPv6 where C(ip6tables) has a C(DOCKER-USER) chain.
+        IPv4, and IPv6 where Docker manages C(ip6tables). The same goes for the host ports of a container.
       - V(ipv4), V(ipv6) and V(both) are errors where the target has no such address.
       - Engines up to 26 keep no IPv6 C(DOCKER-USER) chain by default. Where a policy needs one it is made,
         with its jump in C(FORWARD).

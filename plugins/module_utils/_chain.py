@@ -177,6 +177,11 @@ def render_dump(dump: Dump) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def docker_manages(table: Table) -> bool:
+    """True if the filter table has chains of Docker's besides DOCKER-USER, which others make too."""
+    return bool(set(table.chains) & (DOCKER_CHAINS - {DOCKER_USER}))
+
+
 # Ours and foreign ----------------------------------------------------------------------------------------------------
 
 ESTABLISHED_COMMENT = "quaywall: established"
@@ -239,6 +244,15 @@ def is_managed(rule: Rule) -> bool:
 def is_bare_return(rule: Rule) -> bool:
     """True for C(-j RETURN) alone: Docker's or a user's last rule, which the baseline adopts."""
     return len(rule.fields) == 1 and rule.fields[0].name == "jump" and rule.fields[0].value == "RETURN"
+
+
+def only_established(rule: Rule) -> bool:
+    """True if the rule matches nothing but replies and established connections, so that none is left behind ours."""
+    for name in ("ctstate", "state"):
+        states = rule.value(name)
+        if states is not None and set(states.split(",")) <= {"RELATED", "ESTABLISHED"}:
+            return True
+    return False
 
 
 #: Targets after which the packet goes on to the next rule, or that stop it: none lets it through.

@@ -52,7 +52,11 @@ class Binding(t.NamedTuple):
 
 
 class Network(t.NamedTuple):
-    """A Docker network. ``bridge`` is the interface's name, empty unless the driver is bridge."""
+    """A Docker network.
+
+    ``bridge`` is the interface's name, empty unless the driver is bridge. ``routed`` are the families whose published
+    ports are reached at the container's own address, without DNAT (gateway mode C(routed), Engine 27 and later).
+    """
 
     name: str
     id: str
@@ -60,6 +64,7 @@ class Network(t.NamedTuple):
     bridge: str
     ipv6: bool
     subnets: t.Tuple[str, ...]
+    routed: t.FrozenSet[str] = frozenset()
 
 
 class Container(t.NamedTuple):
@@ -125,7 +130,11 @@ def parse_network(item: Json) -> Network:
         bridge = str(options.get("com.docker.network.bridge.name") or "br-" + identity[:12])
     config = (item.get("IPAM") or {}).get("Config") or []
     subnets = tuple(str(entry["Subnet"]) for entry in config if entry.get("Subnet"))
-    return Network(str(item.get("Name") or ""), identity, driver, bridge, bool(item.get("EnableIPv6")), subnets)
+    routed = frozenset(
+        family for family in (IPV4, IPV6) if options.get("com.docker.network.bridge.gateway_mode_" + family) == "routed"
+    )
+    name = str(item.get("Name") or "")
+    return Network(name, identity, driver, bridge, bool(item.get("EnableIPv6")), subnets, routed)
 
 
 def _addresses(endpoint: Json) -> t.Tuple[str, ...]:

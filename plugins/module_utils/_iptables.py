@@ -26,6 +26,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     Dump,
     Table,
+    docker_manages,
     parse_dump,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, Plan
@@ -216,7 +217,7 @@ class Firewall:
         if chain_needed:
             if DOCKER_USER not in tables[IPV4].chains:
                 raise FirewallError(self._why_missing(tables[IPV4]))
-            if not set(tables[IPV4].chains) & (DOCKER_CHAINS - {DOCKER_USER}) and self._docker_uses_nftables():
+            if not docker_manages(tables[IPV4]) and self._docker_uses_nftables():
                 raise FirewallError(_NFTABLES_BACKEND)
         unreadable: t.Dict[str, str] = {}
         try:
@@ -278,7 +279,7 @@ class Firewall:
     def _lock(self, stack: ExitStack, path: str, wait: float, who: str) -> None:
         """Hold a lock for as long as the stack lasts."""
         self._locks[path] = stack.enter_context(_locked(path, wait, who))
-        stack.callback(self._locks.pop, path)
+        stack.callback(self._locks.pop, path, None)
 
     def _converge(self, state: State, planner: Planner, chain_needed: bool) -> t.Mapping[str, Change]:
         first = plans = planner(state)
@@ -340,17 +341,25 @@ class Firewall:
                 "%s is not installed, and the target has %s addresses: install it, or write ip_version: ipv4."
                 % (_COMMANDS[family], _FAMILY_TEXTS[family])
             )
-        # Without a number --wait would wait for ever.
-        command = [program, "--noflush", "--wait", "%d" % max(1, self._xtables_wait)]
+        # Without a number --wait would wait for ever. Nobody else holds the file that a child of ours gets.
+        own_file = variant == LEGACY and XTABLES_LOCK in self._locks
+        wait = 1 if own_file else max(1, self._xtables_wait)
+        command = [program, "--noflush", "--wait", "%d" % wait]
         if test:
             command.append("--test")
         environment = {"LC_ALL": "C"}
-        if variant == LEGACY and XTABLES_LOCK in self._locks:
+        if own_file:
             environment["XTABLES_LOCKFILE"] = CHILD_XTABLES_LOCK
         # The child holds our locks too: if we are killed, the next run waits until it is done.
         descriptors = list(self._locks.values())
         rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment, descriptors)
         if rc == 0:
+            return
+        if rc == 4 and own_file:
+            # This iptables does not know XTABLES_LOCKFILE and waits for us. It takes the lock itself from here on; that
+            # somebody wrote in between, the second look tells, as with nft.
+            fcntl.flock(self._locks.pop(XTABLES_LOCK), fcntl.LOCK_UN)
+            self._restore(family, variant, transaction, test)
             return
         text = _decode(err)
         details = {"rc": rc, "cmd": command, "stdout": _decode(out), "stderr": text}

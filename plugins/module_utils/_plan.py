@@ -26,6 +26,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     is_established,
     is_managed,
     mark_of,
+    only_established,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule, field, normalise, parse
 
@@ -134,16 +135,18 @@ def arrange(
 ) -> t.List[Rule]:
     """The rules of DOCKER-USER in their right order.
 
-    ESTABLISHED first; then foreign rules from the top that can only deny, so that the bans of other tools hold; then
-    the managed block, so that no foreign ACCEPT or RETURN opens what a policy closes; then the other foreign rules
-    with the first bare RETURN among them where it stands.
+    ESTABLISHED first; then foreign rules from the top that can only deny (or have nothing left to allow behind
+    ESTABLISHED), so that the bans of other tools hold; then the managed block, so that no foreign ACCEPT or RETURN
+    opens what a policy closes; then the other foreign rules with the first bare RETURN among them where it stands.
 
     :param managed: the rules of all policies in the order of the managed block, without the baseline.
     """
     foreign = [rule for rule in chain.rules if not is_managed(rule)]
     judged: t.Dict[str, bool] = {}
     lead = 0
-    while lead < len(foreign) and can_only_deny(foreign[lead], chains, judged):
+    while lead < len(foreign) and (
+        can_only_deny(foreign[lead], chains, judged) or (established and only_established(foreign[lead]))
+    ):
         lead += 1
     rules: t.List[Rule] = []
     if established:

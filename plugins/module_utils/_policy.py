@@ -139,13 +139,18 @@ class Policy(t.NamedTuple):
             )
         if options.get("container_network") and target not in ("container", "labels"):
             raise PolicyError("container_network goes with container or labels only; here the target is %s." % target)
+        if options.get("container_network") and match == BY_PUBLISHED_PORT:
+            raise PolicyError(
+                "match=published_port does not go with container_network, as a host port belongs to no network: leave "
+                "one of them out."
+            )
         published_address = _published_address(options.get("published_address"), target)
         if target == "published_port" and protocol == "icmp":
             raise PolicyError("protocol icmp has no ports, so it does not go with published_port.")
         priority = options.get("priority")
         priority = DEFAULT_PRIORITY if priority is None else int(priority)
         if not 0 <= priority <= 999:
-            raise PolicyError("priority %d is not between 0 and 999." % priority)
+            raise PolicyError("priority %d is out of range: write a number from 0 to 999." % priority)
         return cls(
             name=name,
             target=target,
@@ -397,11 +402,15 @@ class Compiled(t.NamedTuple):
 
 
 class _Place(t.NamedTuple):
-    """Where a rule of one family protects: the fields that name it, and the bridge whose own traffic is exempt."""
+    """Where a rule of one family protects: the fields that name it, and the bridge whose own traffic is exempt.
+
+    A ``routed`` place is reached at its own address, never through a host port.
+    """
 
     fields: t.Tuple[Field, ...]
     bridge: str
     subnets: t.Tuple[IPNetwork, ...]
+    routed: bool = False
 
 
 class _Subject(t.NamedTuple):
@@ -426,14 +435,14 @@ def compile_policy(
     inventory: t.Optional[Inventory] = None,
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]] = lambda container: (),
     bridge_routes: t.Sequence[BridgeRoute] = (),
-    ip6_chain: bool = False,
+    ip6_dnat: bool = False,
 ) -> Compiled:
     """The rules of a policy.
 
     :param inventory: what Docker has, for a target that must be looked up there.
     :param bindings: gives the fixed port bindings of a container.
     :param bridge_routes: networks behind the host's bridges, for a target that is an address.
-    :param ip6_chain: ip6tables has DOCKER-USER, so published ports are forwarded for IPv6 too.
+    :param ip6_dnat: Docker manages ip6tables too, so ports published on IPv6 are forwarded as those on IPv4 are.
     :raises PolicyError: the target is not there, or no rule in DOCKER-USER can protect it.
     """
     warnings: t.List[str] = []
@@ -441,7 +450,7 @@ def compile_policy(
     subjects: t.List[_Subject] = []
     if policy.target == "published_port":
         subjects.append(_published_subject(policy))
-        wide = [IPV4, IPV6] if ip6_chain else [IPV4]
+        wide = [IPV4, IPV6] if ip6_dnat else [IPV4]
         present = sorted(families([policy.published_address])) if policy.published_address else wide
     elif policy.destination is not None:
         subjects.append(_destination_subject(policy, policy.destination, bridge_routes))
@@ -455,7 +464,14 @@ def compile_policy(
     else:
         present_families: t.Set[str] = set()
         for container in _containers(policy, inventory):
-            found = _container_subject(policy, container, inventory, bindings, warnings)
+            try:
+                found = _container_subject(policy, container, inventory, bindings, ip6_dnat, warnings)
+            except PolicyError as error:
+                if policy.target == "container":
+                    raise
+                # One that cannot be guarded must not keep the others with its labels unguarded.
+                warnings.append(str(error))
+                continue
             if found is not None:
                 subjects.append(found.subject)
                 endpoints += found.endpoints
@@ -476,9 +492,9 @@ def _nothing(policy: Policy) -> str:
             "%s publishes no fixed %s host port that this policy names, so match=published_port has nothing to match: "
             "publish it with -p HOST:CONTAINER, or choose match=both." % (_target_text(policy), policy.protocol)
         )
-    return "Policy %s makes no rule for %s: the sources named and its addresses have no IP version in common." % (
-        policy.name,
-        _target_text(policy),
+    return (
+        "Policy %s makes no rule for %s, as the sources named and its addresses have no IP version in common: name "
+        "sources of its IP version." % (policy.name, _target_text(policy))
     )
 
 
@@ -559,6 +575,7 @@ def _container_subject(
     container: Container,
     inventory: Inventory,
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
+    ip6_dnat: bool,
     warnings: t.List[str],
 ) -> t.Optional[_Found]:
     """The container as a subject; None (and a warning) if it gives nothing to protect and others may."""
@@ -572,13 +589,23 @@ def _container_subject(
     ]
     places: t.Dict[str, t.List[_Place]] = {family: [] for family in FAMILIES}
     for endpoint in endpoints:
-        subnets = _subnets(networks[endpoint.network])
-        places[endpoint.family].append(_Place((field("destination", endpoint.address),), endpoint.bridge, subnets))
+        network = networks[endpoint.network]
+        places[endpoint.family].append(
+            _Place(
+                (field("destination", endpoint.address),),
+                endpoint.bridge,
+                _subnets(network),
+                endpoint.family in network.routed,
+            )
+        )
     fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
     subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
-    # Where it is not running it may have the one family's static address only, and gets the other's when it starts.
-    guarded = any(_wanted(policy, binding) for binding in fixed)
-    dual = guarded and any(network.ipv6 for network in networks.values())
+    warnings += _gaps(policy, container, subject, ip6_dnat)
+    # The other family's address may come when it starts or joins another network: its published ports are guarded now.
+    guarded = not policy.container_network and any(_wanted(policy, binding) for binding in fixed)
+    dual = guarded and (
+        any(network.ipv6 for network in networks.values()) or (ip6_dnat and bool(_published(policy, fixed, IPV6)))
+    )
     if endpoints:
         return _Found(subject, endpoints, {endpoint.family for endpoint in endpoints} | ({IPV6} if dual else set()))
     state = "runs but has no address now" if owner.running else "is not running and has no address yet"
@@ -600,6 +627,37 @@ def _container_subject(
         raise PolicyError(text)
     warnings.append(text)
     return None
+
+
+def _gaps(policy: Policy, container: Container, subject: _Subject, ip6_dnat: bool) -> t.List[str]:
+    """Ways into the container that the policy means to close and no rule in DOCKER-USER can."""
+    if not {policy.action, policy.otherwise} & {"drop", "reject"}:
+        return []
+    gaps: t.List[str] = []
+    proxied = [] if ip6_dnat and subject.places[IPV6] else _published(policy, subject.current, IPV6)
+    if proxied:
+        gaps.append(
+            "Container %s is published on IPv6 as well (host port %s), and docker-proxy serves that: it comes in by "
+            "INPUT of ip6tables, where no policy stops it. Publish it with -p 0.0.0.0:HOST:CONTAINER, or set "
+            '"userland-proxy": false in /etc/docker/daemon.json.' % (container.name, _host_ports(proxied))
+        )
+    known = {(binding.protocol, binding.container_port) for binding in subject.fixed}
+    passing = [
+        binding
+        for binding in subject.current
+        if _wanted(policy, binding) and (binding.protocol, binding.container_port) not in known
+    ]
+    if passing and policy.match == BOTH:
+        gaps.append(
+            "Container %s is published on a host port that Docker chooses anew at each start (now %s), so only its "
+            "address is guarded: re-created, it is open until this task runs again. Publish it with -p HOST:CONTAINER."
+            % (container.name, _host_ports(passing))
+        )
+    return gaps
+
+
+def _host_ports(bindings: t.Iterable[Binding]) -> str:
+    return ", ".join(str(port) for port in sorted({binding.host_port for binding in bindings}))
 
 
 def _check_network_mode(container: Container, owner: Container) -> None:
@@ -781,7 +839,8 @@ def _chunks(ports: Ports) -> t.List[Ports]:
 def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
     """Address-free half first, as it holds when an address has moved; then the address half."""
     matches: t.List[_Match] = []
-    if policy.match != BY_ADDRESS:
+    # A host port belongs to no network: with container_network, Docker may lead it to another one.
+    if policy.match != BY_ADDRESS and not policy.container_network:
         groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
         for binding in _published(policy, subject.fixed, family):
             groups.setdefault((binding.protocol, binding.host_address), []).append(
@@ -813,6 +872,9 @@ def _allow_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Ma
     covered = {binding.container_port for binding in published}
     rest = _ports_without(policy.destination_ports, covered)
     for place in places:
+        if place.routed:
+            matches += _port_matches(policy, place, policy.destination_ports)
+            continue
         for protocol, address, host_ports, ports in pairs:
             matches.append(_Match(place, protocol, (ports,), _dnat(address, host_ports[0], host_ports[1])))
         # A port that is named but not published can be reached by routing to the address only.
@@ -1023,8 +1085,10 @@ def _overlap(one: Rule, two: Rule) -> bool:
 
 def _apart(one: t.Optional[str], two: t.Optional[str]) -> bool:
     """True if both networks are given and no address is in both."""
-    if one is None or two is None:
+    if one is None or two is None or one == two:
         return False
+    if one.endswith(("/32", "/128")) and two.endswith(("/32", "/128")):
+        return True  # two hosts; most rules are, and there may be many
     return not t.cast(t.Any, ipaddress.ip_network(one)).overlaps(ipaddress.ip_network(two))
 
 

@@ -180,6 +180,19 @@ def test_foreign_rules_keep_text_order_and_counters(host: Host, client: Client) 
     }
 
 
+def test_a_ban_by_another_tool_holds(host: Host, client: Client) -> None:
+    """Also behind an ESTABLISHED rule of the tool's own, which is the order that Docker's documentation gives."""
+    host.run_workload("shop", publish=["8080:8080"])
+    host.run(
+        f"iptables -I DOCKER-USER -s {STRANGER.v4} -j DROP; "
+        "iptables -I DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    )
+    banned = {"office 8080": "shop", "stranger 8080": "timeout"}
+    assert who_gets_in(client, host, 8080) == banned
+    four_times(host, name="shop", container="shop", source=["0.0.0.0/0"], action="accept")
+    assert who_gets_in(client, host, 8080) == banned
+
+
 # Nobody reacts -------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +289,37 @@ def test_ipv6(host: Host, client: Client) -> None:
     docker_user_rule(host, **{**options, "ip_version": "ipv4"})
     assert not any("quaywall" in rule for rule in chain(host, "ip6tables"))
     assert docker_user_rule(host, name="dual", state="absent").changed
+
+
+def test_what_docker_proxy_serves_on_ipv6_is_said(host: Host, client: Client) -> None:
+    """No rule in DOCKER-USER stops it: the container has no IPv6 address, so the proxy takes it in INPUT."""
+    two_containers(host)
+    result = four_times(host, **EXAMPLE)
+    assert client.connect(host.address(6), 9000, source=STRANGER).open
+    assert [("docker-proxy" in warning and "9000" in warning) for warning in result.warnings] == [True]
+    # As the warning says, published on IPv4 only.
+    host.docker("rm", "--force", "admin")
+    host.run_workload("admin", publish=["0.0.0.0:9000:8080"])
+    result = docker_user_rule(host, **EXAMPLE)
+    assert result.warnings == []
+    assert not client.connect(host.address(6), 9000, source=STRANGER).open
+    assert client.connect(host.address(), 9000, source=STRANGER).outcome == "timeout"
+
+
+def test_an_ipv6_network_that_a_container_joins_lets_nobody_in(
+    start_host: t.Callable[[HostSpec], Host], client: Client
+) -> None:
+    host = start_host(HostSpec("noproxy", suite="forky", daemon={"userland-proxy": False}))
+    modules.install(host)
+    host.run_workload("admin", publish=["9000:8080"])
+    host.docker("network", "create", "--ipv6", "--subnet=172.31.8.0/24", "--subnet=fd00:31:8::/64", "dual")
+    assert docker_user_rule(host, **EXAMPLE).changed
+    host.docker("network", "connect", "dual", "admin")
+    assert not client.connect(host.address(6), 9000, source=STRANGER).open
+    assert not client.connect(host.address(6), 9000, source=OFFICE).open
+    assert docker_user_rule(host, **{**EXAMPLE, "source": [OFFICE.v4, OFFICE.v6]}).changed
+    assert client.connect(host.address(6), 9000, source=OFFICE).who == "admin"
+    assert not client.connect(host.address(6), 9000, source=STRANGER).open
 
 
 # Every kind of target ------------------------------------------------------------------------------------------------

@@ -571,6 +571,23 @@ def test_a_family_that_fails_its_trial_keeps_the_other_from_being_written(host: 
     assert listed(host, variant, IPV4) == b"".join(b"-A DOCKER-USER %s\n" % rule.encode() for rule in FOREIGN)
 
 
+def test_a_legacy_iptables_that_does_not_know_the_lock_file(host: Host) -> None:
+    """Older ones ignore XTABLES_LOCKFILE, and would wait for the lock that we hold ourselves."""
+    docker(host, LEGACY)
+
+    def run(
+        args: Sequence[str], data: bytes | None, extra: Mapping[str, str], fds: Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
+        return run_command(args, data, {"LC_ALL": extra["LC_ALL"]}, fds)
+
+    changes = host.call(firewall(run).change, BOTH, dry=False)
+    assert all(change.changed for change in changes.values())
+    assert {family: tuple(specs(host, LEGACY, family)) for family in FAMILIES} == {
+        family: change.after for family, change in changes.items()
+    }
+    assert not any(change.changed for change in host.call(firewall(run).change, BOTH, dry=False).values())
+
+
 def test_programs_that_are_killed_are_an_error(host: Host, variant: str) -> None:
     docker(host, variant)
 

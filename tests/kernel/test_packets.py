@@ -149,7 +149,7 @@ class Site:
 
     def apply(self, **options: t.Any) -> None:
         policy = Policy.from_options(options)
-        compiled = compile_policy(policy, self.inventory, self.bindings, ip6_chain=IPV6 in self.families)
+        compiled = compile_policy(policy, self.inventory, self.bindings, ip6_dnat=IPV6 in self.families)
         rules = {family: found for family, found in compiled.rules.items() if family in self.families}
         changes = self.host.call(firewall().change, policy_planner(policy.name, rules), dry=False)
         assert changes[IPV4].changed

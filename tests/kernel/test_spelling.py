@@ -414,7 +414,7 @@ def test_the_kernel_prints_what_policies_make_letter_for_letter(
 ) -> None:
     host, variant, family = place
     try:
-        compiled = compile_policy(Policy.from_options(options), INVENTORY, lambda container: bindings, ip6_chain=True)
+        compiled = compile_policy(Policy.from_options(options), INVENTORY, lambda container: bindings, ip6_dnat=True)
     except PolicyError:
         event("refused by us")
         reject()

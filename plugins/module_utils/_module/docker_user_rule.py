@@ -17,6 +17,7 @@ from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
+    docker_manages,
     is_established,
     mark_of,
 )
@@ -133,14 +134,14 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
     compiled: t.Dict[bool, Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
-    late: t.Set[str] = set()
+    late: t.Dict[str, str] = {}
 
     def planner(state: State) -> t.Dict[str, Plan]:
-        ip6_chain = IPV6 in state.tables and DOCKER_USER in state.tables[IPV6].chains
+        ip6_dnat = IPV6 in state.tables and docker_manages(state.tables[IPV6])
         # Endpoints are looked up once; whether IPv6 takes part may depend on the chains that were found.
-        if policy is not None and ip6_chain not in compiled:
-            compiled[ip6_chain] = _compile(policy, docker, ip6_chain)
-        rules = compiled[ip6_chain].rules if policy is not None else {}
+        if policy is not None and ip6_dnat not in compiled:
+            compiled[ip6_dnat] = _compile(policy, docker, ip6_dnat)
+        rules = compiled[ip6_dnat].rules if policy is not None else {}
         unread.update(state.unreadable.values())
         plans: t.Dict[str, Plan] = {}
         for family in sorted({*state.tables, *(family for family in rules if rules[family])}):
@@ -156,7 +157,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
                 dead.update(plans[family].unreachable)
             guarded = bool(rules.get(family)) or _has_managed(state, family)
             if guarded and not plans[family].add_jump and not jump_is_first(state.tables[family]):
-                late.add(_FAMILY_TEXTS[family])
+                late[family] = _how_to_lift_the_jump(state, family)
         return plans
 
     changes = firewall.change(planner, dry=bool(module.check_mode), chain_needed=policy is not None)
@@ -168,21 +169,28 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
             "This rule of another tool stands behind an unconditional RETURN in DOCKER-USER, so nothing reads it: %s"
             % _printable(rule)
         )
-    for family in sorted(late):
+    for family, advice in sorted(late.items()):
         warnings.append(
             "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy "
-            "stops: restart Docker, which moves the jump to the top." % family
+            "stops: %s." % (_FAMILY_TEXTS[family], advice)
         )
     for warning in warnings:
         module.warn(warning)
     return _result(module, changes, last)
 
 
-def _compile(policy: Policy, docker: t.Optional[Docker], ip6_chain: bool) -> Compiled:
+def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool) -> Compiled:
     if docker is None:
         routes = bridge_routes() if policy.target == "destination" else []
-        return compile_policy(policy, bridge_routes=routes, ip6_chain=ip6_chain)
-    return compile_policy(policy, docker.inventory(), docker.bindings, ip6_chain=ip6_chain)
+        return compile_policy(policy, bridge_routes=routes, ip6_dnat=ip6_dnat)
+    return compile_policy(policy, docker.inventory(), docker.bindings, ip6_dnat=ip6_dnat)
+
+
+def _how_to_lift_the_jump(state: State, family: str) -> str:
+    if docker_manages(state.tables[family]):
+        return "restart Docker, which moves the jump to the top"
+    command = "ip6tables" if family == IPV6 else "iptables"
+    return "run `%s -D FORWARD -j DOCKER-USER` and `%s -I FORWARD -j DOCKER-USER`" % (command, command)
 
 
 def _has_managed(state: State, family: str) -> bool:

@@ -445,3 +445,24 @@ def test_a_rule_of_ours_that_stands_twice_stops_nobody(before: t.List[str], rule
         host.restore(made.transaction())
         assert host.texts(DOCKER_USER) == made.after
         assert made.empty or not turn
+
+
+@pytest.mark.parametrize(
+    "somebodys_established",
+    [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+        "-i eth0 -m state --state ESTABLISHED -j ACCEPT",
+    ],
+)
+def test_a_ban_behind_somebodys_own_established_rule_holds(somebodys_established: str) -> None:
+    ban, allow = "-s 198.51.100.66/32 -j DROP", '-d 172.17.0.2/32 -m comment --comment "quaywall:web" -j ACCEPT'
+    dump = parse_dump(
+        "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n"
+        "-A DOCKER-USER %s\n-A DOCKER-USER %s\n-A DOCKER-USER -j RETURN\nCOMMIT\n" % (somebodys_established, ban)
+    )
+    with_baseline = plan(dump.tables["filter"], [parse(allow)], established=True, add_return=True)
+    assert list(with_baseline.after[1:]) == [somebodys_established, ban, allow, "-j RETURN"]
+    # Without our own rule in front, theirs still lets packets through that a policy would stop.
+    without = plan(dump.tables["filter"], [parse(allow)], established=False, add_return=False)
+    assert list(without.after) == [allow, somebodys_established, ban, "-j RETURN"]

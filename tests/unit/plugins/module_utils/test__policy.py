@@ -69,11 +69,11 @@ def compiled(
     *containers: Container,
     fixed: t.Tuple[Binding, ...] = (),
     routes: t.Sequence[BridgeRoute] = (),
-    ip6_chain: bool = False,
+    ip6_dnat: bool = False,
 ) -> Compiled:
     policy = Policy.from_options({"name": "admin-ui", **options})
     inventory = Inventory(containers or (container(),), {network.name: network for network in NETWORKS})
-    return compile_policy(policy, inventory, lambda found: fixed, routes, ip6_chain)
+    return compile_policy(policy, inventory, lambda found: fixed, routes, ip6_dnat)
 
 
 def texts(found: Compiled, family: str = IPV4) -> t.List[str]:
@@ -436,7 +436,7 @@ def test_a_published_port(options: t.Dict[str, t.Any], expected: str) -> None:
 
 def test_a_published_port_guards_ipv6_where_docker_forwards_it() -> None:
     options = {"published_port": "9000", "source": ["203.0.113.10"], "action": "accept"}
-    found = compiled(options, ip6_chain=True)
+    found = compiled(options, ip6_dnat=True)
     assert texts(found, IPV6) == ["-p tcp %s -j DROP" % DNAT_9000]
     assert set(compiled({**options, "ip_version": "both"}).rules) == {IPV4, IPV6}
     found = compiled({"published_port": "53", "published_address": "2001:DB8::1", "action": "drop"})
@@ -1031,10 +1031,10 @@ def attempt(
     options: t.Dict[str, t.Any],
     host: Container,
     fixed: t.Tuple[Binding, ...],
-    ip6_chain: bool = False,
+    ip6_dnat: bool = False,
 ) -> Compiled:
     try:
-        return compiled({**options, **target}, host, fixed=fixed, routes=ROUTES, ip6_chain=ip6_chain)
+        return compiled({**options, **target}, host, fixed=fixed, routes=ROUTES, ip6_dnat=ip6_dnat)
     except PolicyError as error:
         one_sentence(error)
         assume(False)
@@ -1047,9 +1047,9 @@ def test_laws_of_every_rule(
     options: t.Dict[str, t.Any],
     host: Container,
     fixed: t.Tuple[Binding, ...],
-    ip6_chain: bool,
+    ip6_dnat: bool,
 ) -> None:
-    found = attempt(target, options, host, fixed, ip6_chain)
+    found = attempt(target, options, host, fixed, ip6_dnat)
     for family, rules in found.rules.items():
         assert len(set(rules)) == len(rules)
         for rule in rules:
@@ -1124,3 +1124,76 @@ def test_the_same_wish_makes_the_same_rules(
     found = attempt(target, options, host, fixed)
     turned = host._replace(current_ports=host.current_ports[::-1])
     assert attempt(target, options, turned, fixed).rules == found.rules
+
+
+# Ways in that a person would not think of ----------------------------------------------------------------------------
+
+
+def test_a_host_port_on_ipv6_is_guarded_before_the_container_has_an_ipv6_address() -> None:
+    """It may join a dual-stack network while it runs; Docker then forwards the port for IPv6 too."""
+    found = compiled(EXAMPLE, container(), fixed=(published(9000),), ip6_dnat=True)
+    assert texts(found, IPV6) == ["-p tcp %s -j DROP" % DNAT_9000]
+    for options in ({"match": "address"}, {"ip_version": "ipv4"}, {"container_network": "bridge"}):
+        found = compiled({**EXAMPLE, **options}, container(), fixed=(published(9000),), ip6_dnat=True)
+        assert texts(found, IPV6) == []
+    assert texts(compiled(EXAMPLE, container(), fixed=(published(9000),)), IPV6) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "addresses", "ip6_dnat", "warned"),
+    [
+        ({}, ("172.17.0.10",), False, True),
+        ({}, ("172.17.0.10",), True, True),
+        ({}, ("172.17.0.10", "fd00::a"), False, True),
+        ({}, ("172.17.0.10", "fd00::a"), True, False),
+        ({"destination_port": ["81"]}, ("172.17.0.10",), True, False),
+        ({"otherwise": "none"}, ("172.17.0.10",), True, False),
+    ],
+)
+def test_what_docker_proxy_serves_on_ipv6_is_said(
+    options: t.Dict[str, t.Any], addresses: t.Tuple[str, ...], ip6_dnat: bool, warned: bool
+) -> None:
+    current = tuple(Binding("tcp", 8080, 9000, address, False) for address in ("0.0.0.0", "::"))
+    host = container(networks={"bridge": addresses}, current=current)
+    found = compiled({**EXAMPLE, **options}, host, fixed=(published(9000),), ip6_dnat=ip6_dnat)
+    assert [("docker-proxy" in text and "9000" in text and "admin" in text) for text in found.warnings] == [
+        True
+    ] * warned
+
+
+def test_a_host_port_that_docker_chose_is_said() -> None:
+    current = (Binding("tcp", 8080, 32768, "0.0.0.0", False),)
+    found = compiled(EXAMPLE, container(current=current))
+    assert [("32768" in text and "anew" in text) for text in found.warnings] == [True]
+    assert compiled({**EXAMPLE, "match": "address"}, container(current=current)).warnings == ()
+    assert compiled({**EXAMPLE, "otherwise": "none"}, container(current=current)).warnings == ()
+
+
+def test_on_a_routed_network_the_address_is_what_is_allowed() -> None:
+    network = Network("routed", "e" * 64, "bridge", "br-eeeeeeeeeeee", False, ("172.28.0.0/24",), frozenset({IPV4}))
+    host = container(networks={"routed": ("172.28.0.2",)}, mode="routed")
+    host = host._replace(network_ids={"routed": network.id})
+    policy = Policy.from_options({"name": "admin-ui", **EXAMPLE})
+    found = compile_policy(policy, Inventory((host,), {"routed": network}), lambda item: (published(9000),))
+    assert texts(found)[0] == (
+        "-s 203.0.113.10/32 -d 172.28.0.2/32 ! -i br-eeeeeeeeeeee -p tcp -m tcp --dport 8080 -j ACCEPT"
+    )
+
+
+def test_container_network_leaves_the_host_port_to_the_other_networks() -> None:
+    host = container(networks={"bridge": ("172.17.0.10",), "app-net": ("172.30.0.10",)})
+    found = compiled({**EXAMPLE, "container_network": "app-net"}, host, fixed=(published(9000),))
+    assert texts(found)[1:] == ["-d 172.30.0.10/32 ! -i br-aaaaaaaaaaaa -p tcp -m tcp --dport 8080 -j DROP"]
+    with pytest.raises(PolicyError, match="container_network"):
+        compiled({**EXAMPLE, "container_network": "app-net", "match": "published_port"}, host)
+
+
+def test_one_that_cannot_be_guarded_does_not_keep_the_others_unguarded() -> None:
+    good = container("web-1", labels={"app": "shop"})
+    bad = container("web-2", {"host": ()}, mode="host", labels={"app": "shop"})
+    options = {"labels": {"app": "shop"}, "action": "drop"}
+    found = compiled(options, good, bad)
+    assert texts(found) == ["-d 172.17.0.10/32 ! -i docker0 -p tcp -j DROP"]
+    assert [("web-2" in text and "INPUT" in text) for text in found.warnings] == [True]
+    with pytest.raises(PolicyError, match="web-2"):
+        compiled(options, bad)
