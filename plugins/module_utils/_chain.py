@@ -12,6 +12,7 @@ A rule is managed if its comment is one that :func:`comment_for` writes; every o
 
 from __future__ import annotations
 
+import functools
 import re
 import typing as t
 
@@ -224,11 +225,16 @@ def comment_for(mark: Mark, target: str) -> str:
 def mark_of(rule: Rule) -> t.Optional[Mark]:
     """The policy that a rule belongs to, or None for the baseline and foreign rules."""
     comment = rule.comment
-    found = _MARK.match(comment) if comment else None
+    return _mark(comment, rule.target in ALLOWING) if comment else None
+
+
+@functools.lru_cache(maxsize=65536)
+def _mark(comment: str, allowing: bool) -> t.Optional[Mark]:
+    found = _MARK.match(comment)
     if found is None:
         return None
     policy, section, priority = found.groups()
-    natural = ACTION if rule.target in ALLOWING else OTHERWISE
+    natural = ACTION if allowing else OTHERWISE
     return Mark(policy, section or natural, DEFAULT_PRIORITY if priority is None else int(priority))
 
 

@@ -259,6 +259,8 @@ def _lines(rules: t.Iterable[str]) -> t.List[str]:
 def _printable(value: t.Any) -> t.Any:
     """Text that JSON and a terminal can hold: bytes that are no UTF-8 and control characters are escaped."""
     if isinstance(value, str):
+        if value.isprintable():  # no lone surrogate is
+            return value
         text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
     if isinstance(value, list):
