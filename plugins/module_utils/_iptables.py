@@ -283,16 +283,18 @@ class Firewall:
 
     def _converge(self, state: State, planner: Planner, chain_needed: bool) -> t.Mapping[str, Change]:
         first = plans = planner(state)
-        for attempt in range(TRIES):
-            if all(plan.empty for plan in plans.values()):
-                return {
-                    family: Change(state.variants[family], first[family].before, plan.after, first[family])
-                    for family, plan in plans.items()
-                }
+        attempt = 0
+        while not all(plan.empty for plan in plans.values()):
+            if attempt == TRIES:
+                raise FirewallError(
+                    "DOCKER-USER was changed by somebody else each of the %d times that this policy was written: find "
+                    "out who keeps editing it, then run again. Rules of other tools were not touched." % TRIES
+                )
             if attempt > 1:
                 time.sleep(random.uniform(0.005, 0.05) * attempt)
                 state = self.read(chain_needed)
                 plans = planner(state)
+            attempt += 1
             failure: t.Optional[FirewallError] = None
             try:
                 self._commit(state, plans, test=True)
@@ -304,10 +306,11 @@ class Firewall:
             plans = planner(state)
             if failure is not None and _written_by_us(previous) == _written_by_us(state):
                 raise failure
-        raise FirewallError(
-            "DOCKER-USER was changed by somebody else each of the %d times that this policy was written: find out who "
-            "keeps editing it, then run again. Rules of other tools were not touched." % TRIES
-        )
+        begun = {family: first.get(family, plan) for family, plan in plans.items()}
+        return {
+            family: Change(state.variants[family], begun[family].before, plan.after, begun[family])
+            for family, plan in plans.items()
+        }
 
     def _commit(self, state: State, plans: t.Mapping[str, Plan], test: bool) -> None:
         """Carry out (or try) the plans of all families; if one fails, those before it are undone."""
