@@ -345,7 +345,9 @@ def main() -> int:
     try:
         with Bed(BED) as bed:
             bed.down()
-            say("starting a host")
+            say(
+                f"starting a host; all in all it takes {'three minutes' if arguments.quick else 'a quarter of an hour'}"
+            )
             bed.up([HostSpec(arguments.suite)], client=False)
             bench = Bench(bed.host(arguments.suite), QUICK if arguments.quick else FULL)
             about = machine(bench.host)
