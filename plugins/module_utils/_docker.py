@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
     Container,
+    DockerError,
+    DockerSdkMissing,
     Inventory,
     parse_bindings,
     parse_inventory,
@@ -28,18 +30,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 TIMEOUT = 30
-
-
-class DockerError(Exception):
-    """Docker could not be asked, as one sentence."""
-
-
-class DockerSdkMissing(DockerError):
-    """The Docker SDK for Python cannot be imported; ``trace`` says why."""
-
-    def __init__(self, trace: str) -> None:
-        super().__init__("The Docker SDK for Python is missing.")
-        self.trace = trace
 
 
 @contextmanager

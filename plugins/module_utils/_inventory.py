@@ -20,6 +20,18 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4,
 Json = t.Mapping[str, t.Any]
 
 
+class DockerError(Exception):
+    """Docker could not be asked, as one sentence."""
+
+
+class DockerSdkMissing(DockerError):
+    """The Docker SDK for Python cannot be imported; ``trace`` says why."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__("The Docker SDK for Python is missing.")
+        self.trace = trace
+
+
 class Endpoint(t.NamedTuple):
     """One address of a container on one network, with its bridge."""
 

@@ -32,7 +32,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Container,
     Endpoint,
     Inventory,
-    Network,
     families,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
@@ -401,7 +400,7 @@ class Compiled(t.NamedTuple):
     warnings: t.Tuple[str, ...]
 
 
-class _Place(t.NamedTuple):
+class Place(t.NamedTuple):
     """Where a rule of one family protects: the fields that name it, and the bridge whose own traffic is exempt.
 
     A ``routed`` place is reached at its own address, never through a host port.
@@ -413,10 +412,10 @@ class _Place(t.NamedTuple):
     routed: bool = False
 
 
-class _Subject(t.NamedTuple):
+class Subject(t.NamedTuple):
     """One container (or other target) as the rules see it."""
 
-    places: t.Mapping[str, t.Tuple[_Place, ...]]
+    places: t.Mapping[str, t.Tuple[Place, ...]]
     fixed: t.Tuple[Binding, ...]
     current: t.Tuple[Binding, ...]
 
@@ -424,7 +423,7 @@ class _Subject(t.NamedTuple):
 class _Match(t.NamedTuple):
     """What a rule matches besides source and incoming interface."""
 
-    place: t.Optional[_Place]
+    place: t.Optional[Place]
     protocol: str
     ports: Ports
     conntrack: t.Tuple[Field, ...]
@@ -447,39 +446,21 @@ def compile_policy(
     """
     warnings: t.List[str] = []
     endpoints: t.List[Endpoint] = []
-    subjects: t.List[_Subject] = []
     if policy.target == "published_port":
-        subjects.append(_published_subject(policy))
-        wide = [IPV4, IPV6] if ip6_dnat else [IPV4]
-        present = sorted(families([policy.published_address])) if policy.published_address else wide
+        subjects = [_published_subject(policy)]
+        wide = {IPV4, IPV6} if ip6_dnat else {IPV4}
+        present = families([policy.published_address]) if policy.published_address else wide
     elif policy.destination is not None:
-        subjects.append(_destination_subject(policy, policy.destination, bridge_routes))
-        present = sorted(families([str(policy.destination)]))
+        subjects = [_destination_subject(policy, policy.destination, bridge_routes)]
+        present = families([str(policy.destination)])
     elif inventory is None:
         raise PolicyError("%s must be looked up in Docker, and nothing was read from there." % policy.target)
-    elif policy.target == "network":
-        subject, members, present = _network_subject(policy, inventory)
-        subjects.append(subject)
-        endpoints += members
     else:
-        present_families: t.Set[str] = set()
-        for container in _containers(policy, inventory):
-            try:
-                found = _container_subject(policy, container, inventory, bindings, ip6_dnat, warnings)
-            except PolicyError as error:
-                if policy.target == "container":
-                    raise
-                # One that cannot be guarded must not keep the others with its labels unguarded.
-                warnings.append(str(error))
-                continue
-            if found is not None:
-                subjects.append(found.subject)
-                endpoints += found.endpoints
-                present_families |= found.families
-        if not subjects:
-            raise PolicyError(warnings[-1] if warnings else "Nothing to protect was found.")
-        present = sorted(present_families)
-    chosen = _families(policy, present)
+        # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+        from ansible_collections.quaywall.docker.plugins.module_utils._targets import find_target
+
+        subjects, endpoints, present, warnings = find_target(policy, inventory, bindings, ip6_dnat)
+    chosen = _families(policy, sorted(present))
     rules = {family: _rules(policy, subjects, family) for family in chosen}
     if not any(rules.values()):
         raise PolicyError(_nothing(policy))
@@ -527,237 +508,10 @@ def _families(policy: Policy, present: t.Sequence[str]) -> t.List[str]:
     return wanted
 
 
-# Targets
+# Targets that need no look-up
 
 
-def look_alikes(wanted: str, names: t.Iterable[str]) -> str:
-    """A half sentence that names what looks like the name that was not found, or all where they are few."""
-    import difflib
-
-    known = sorted(names)
-    close = difflib.get_close_matches(wanted, known, 3, 0.5)
-    close += [name for name in known if name not in close and (wanted in name or name in wanted)][: 5 - len(close)]
-    if close:
-        return "did you mean %s?" % " or ".join(shown(name) for name in close)
-    if known:
-        return "there is %s%s." % (", ".join(shown(name) for name in known[:8]), " and more" if len(known) > 8 else "")
-    return "there is none at all."
-
-
-def _containers(policy: Policy, inventory: Inventory) -> t.List[Container]:
-    if policy.target == "labels":
-        found = inventory.labelled(policy.labels)
-        if not found:
-            raise PolicyError(
-                "No container carries the labels %s: start it first, or protect its host port with published_port."
-                % labels_text(policy.labels)
-            )
-        return found
-    container = inventory.container(policy.container)
-    if container is None:
-        raise PolicyError(
-            "There is no container %s on this host; %s"
-            % (shown(policy.container), look_alikes(policy.container, [item.name for item in inventory.containers]))
-        )
-    return [container]
-
-
-class _Found(t.NamedTuple):
-    """What the inventory says of one container: where it is, by what it is known, and in which families."""
-
-    subject: _Subject
-    endpoints: t.List[Endpoint]
-    families: t.Set[str]
-
-
-def _container_subject(
-    policy: Policy,
-    container: Container,
-    inventory: Inventory,
-    bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
-    ip6_dnat: bool,
-    warnings: t.List[str],
-) -> t.Optional[_Found]:
-    """The container as a subject; None (and a warning) if it gives nothing to protect and others may."""
-    owner = _network_owner(container, inventory)
-    _check_network_mode(container, owner)
-    networks = _bridge_networks(policy, owner, inventory, warnings)
-    endpoints = [
-        Endpoint(container.name, container.id, name, network.bridge, address, IPV6 if ":" in address else IPV4)
-        for name, network in networks.items()
-        for address in owner.networks[name]
-    ]
-    places: t.Dict[str, t.List[_Place]] = {family: [] for family in FAMILIES}
-    for endpoint in endpoints:
-        network = networks[endpoint.network]
-        places[endpoint.family].append(
-            _Place(
-                (field("destination", endpoint.address),),
-                endpoint.bridge,
-                _subnets(network),
-                endpoint.family in network.routed,
-            )
-        )
-    fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
-    subject = _Subject({family: tuple(found) for family, found in places.items()}, fixed, owner.current_ports)
-    warnings += _gaps(policy, container, subject, ip6_dnat)
-    # The other family's address may come when it starts or joins another network: its published ports are guarded now.
-    guarded = not policy.container_network and any(_wanted(policy, binding) for binding in fixed)
-    dual = guarded and (
-        any(network.ipv6 for network in networks.values()) or (ip6_dnat and bool(_published(policy, fixed, IPV6)))
-    )
-    if endpoints:
-        return _Found(subject, endpoints, {endpoint.family for endpoint in endpoints} | ({IPV6} if dual else set()))
-    state = "runs but has no address now" if owner.running else "is not running and has no address yet"
-    if guarded:
-        warnings.append(
-            "Container %s %s: what the policy denies is guarded on its published ports already, what it allows follows "
-            "when this task runs again and the container has an address." % (container.name, state)
-        )
-        return _Found(subject, [], {IPV4, IPV6} if dual else {IPV4})
-    no_port = (
-        "" if policy.match == BY_ADDRESS else ", and no port that the policy names is published on a fixed host port"
-    )
-    text = "Container %s %s%s: start it first, or protect its host port with published_port." % (
-        container.name,
-        state,
-        no_port,
-    )
-    if policy.target == "container":
-        raise PolicyError(text)
-    warnings.append(text)
-    return None
-
-
-def _gaps(policy: Policy, container: Container, subject: _Subject, ip6_dnat: bool) -> t.List[str]:
-    """Ways into the container that the policy means to close and no rule in DOCKER-USER can."""
-    if not {policy.action, policy.otherwise} & {"drop", "reject"}:
-        return []
-    gaps: t.List[str] = []
-    proxied = [] if ip6_dnat and subject.places[IPV6] else _published(policy, subject.current, IPV6)
-    if proxied:
-        gaps.append(
-            "Container %s is published on IPv6 as well (host port %s), and docker-proxy serves that: it comes in by "
-            "INPUT of ip6tables, where no policy stops it. Publish it with -p 0.0.0.0:HOST:CONTAINER, or set "
-            '"userland-proxy": false in /etc/docker/daemon.json.' % (container.name, _host_ports(proxied))
-        )
-    known = {(binding.protocol, binding.container_port) for binding in subject.fixed}
-    passing = [
-        binding
-        for binding in subject.current
-        if _wanted(policy, binding) and (binding.protocol, binding.container_port) not in known
-    ]
-    if passing and policy.match == BOTH:
-        gaps.append(
-            "Container %s is published on a host port that Docker chooses anew at each start (now %s), so only its "
-            "address is guarded: re-created, it is open until this task runs again. Publish it with -p HOST:CONTAINER."
-            % (container.name, _host_ports(passing))
-        )
-    return gaps
-
-
-def _host_ports(bindings: t.Iterable[Binding]) -> str:
-    return ", ".join(str(port) for port in sorted({binding.host_port for binding in bindings}))
-
-
-def _check_network_mode(container: Container, owner: Container) -> None:
-    """Refuse containers whose packets never pass DOCKER-USER."""
-    if owner.network_mode == "host" or set(owner.networks) == {"host"}:
-        raise PolicyError(
-            "Container %s uses the host's network, so its ports are the host's own and packets to them never pass "
-            "DOCKER-USER: guard them in the INPUT chain." % container.name
-        )
-    if owner.network_mode == "none" or set(owner.networks) == {"none"}:
-        raise PolicyError(
-            "Container %s has no network, so nobody can reach it and there is nothing to guard." % container.name
-        )
-
-
-def _bridge_networks(
-    policy: Policy, owner: Container, inventory: Inventory, warnings: t.List[str]
-) -> t.Dict[str, Network]:
-    """The container's networks that DOCKER-USER sees and the policy means."""
-    names = list(owner.networks)
-    if policy.container_network:
-        if policy.container_network not in names:
-            raise PolicyError(
-                "Container %s is not on network %s; %s"
-                % (owner.name, shown(policy.container_network), look_alikes(policy.container_network, names))
-            )
-        names = [policy.container_network]
-    seen: t.Dict[str, Network] = {}
-    unseen: t.List[str] = []
-    for name in names:
-        network = inventory.network_of(owner, name)
-        if network is not None and network.bridge:
-            seen[name] = network
-        else:
-            unseen.append("%s (%s)" % (name, network.driver if network is not None else "unknown"))
-    if unseen and not seen:
-        raise PolicyError(
-            "Container %s is on %s only: packets to it do not pass the host's bridges and DOCKER-USER, so no rule "
-            "there can guard it." % (owner.name, ", ".join(unseen))
-        )
-    if unseen:
-        warnings.append(
-            "Container %s is also on %s, which DOCKER-USER does not see: there it is not guarded."
-            % (owner.name, ", ".join(unseen))
-        )
-    return seen
-
-
-def _subnets(network: Network) -> t.Tuple[IPNetwork, ...]:
-    return tuple(ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets)
-
-
-def _network_owner(container: Container, inventory: Inventory) -> Container:
-    """The container whose network this one uses (C(network_mode: container:...)), or itself."""
-    seen = {container.id}
-    owner = container
-    while owner.network_mode.startswith("container:"):
-        wanted = owner.network_mode.partition(":")[2]
-        found = inventory.container(wanted)
-        if found is None or found.id in seen:
-            raise PolicyError(
-                "Container %s uses the network of container %s, which does not exist any more: re-create it."
-                % (container.name, shown(wanted[:12]))
-            )
-        seen.add(found.id)
-        owner = found
-    return owner
-
-
-def _network_subject(policy: Policy, inventory: Inventory) -> t.Tuple[_Subject, t.List[Endpoint], t.List[str]]:
-    network = inventory.networks.get(policy.network)
-    if network is None:
-        raise PolicyError(
-            "There is no network %s on this host; %s"
-            % (shown(policy.network), look_alikes(policy.network, inventory.networks))
-        )
-    same = sorted(other.id[:12] for other in inventory.networks.values() if other.name == network.name)
-    if len(same) > 1:
-        raise PolicyError(
-            "There are %d networks %s on this host (%s), so it cannot be told which one is meant: remove those that "
-            "are not needed." % (len(same), shown(policy.network), ", ".join(same))
-        )
-    if not network.bridge:
-        raise PolicyError(
-            "Network %s is of driver %s: packets to its containers do not pass the host's bridges and DOCKER-USER, so "
-            "no rule there can guard it." % (policy.network, network.driver)
-        )
-    place = _Place((field("out_interface", network.bridge),), network.bridge, _subnets(network))
-    endpoints = [
-        Endpoint(container.name, container.id, name, network.bridge, address, IPV6 if ":" in address else IPV4)
-        for container in inventory.containers
-        for name, addresses in container.networks.items()
-        for address in addresses
-        if inventory.network_of(container, name) is network
-    ]
-    present = [IPV4, IPV6] if network.ipv6 else [IPV4]
-    return _Subject(dict.fromkeys(present, (place,)), (), ()), endpoints, present
-
-
-def _destination_subject(policy: Policy, destination: IPNetwork, bridge_routes: t.Sequence[BridgeRoute]) -> _Subject:
+def _destination_subject(policy: Policy, destination: IPNetwork, bridge_routes: t.Sequence[BridgeRoute]) -> Subject:
     near = [
         route
         for route in bridge_routes
@@ -769,15 +523,15 @@ def _destination_subject(policy: Policy, destination: IPNetwork, bridge_routes: 
             "destination %s spans the bridges %s, and one rule cannot exempt the traffic inside each of them: write a "
             "policy for each network, or same_network: filter." % (destination, ", ".join(bridges))
         )
-    place = _Place(
+    place = Place(
         (field("destination", str(destination)),),
         bridges[0] if bridges else "",
         tuple(route.network for route in near),
     )
-    return _Subject({IPV4 if destination.version == 4 else IPV6: (place,)}, (), ())
+    return Subject({IPV4 if destination.version == 4 else IPV6: (place,)}, (), ())
 
 
-def _published_subject(policy: Policy) -> _Subject:
+def _published_subject(policy: Policy) -> Subject:
     protocols = PORT_PROTOCOLS if policy.protocol == "all" else (policy.protocol,)
     low, high = policy.published_ports
     # Container ports do not matter here, so each host port stands for itself.
@@ -786,13 +540,13 @@ def _published_subject(policy: Policy) -> _Subject:
         for protocol in protocols
         for port in range(low, high + 1)
     )
-    return _Subject({}, fixed, ())
+    return Subject({}, fixed, ())
 
 
 # Matches
 
 
-def _wanted(policy: Policy, binding: Binding) -> bool:
+def is_wanted(policy: Policy, binding: Binding) -> bool:
     """True if the policy names this published port."""
     if policy.protocol not in ("all", binding.protocol):
         return False
@@ -800,12 +554,12 @@ def _wanted(policy: Policy, binding: Binding) -> bool:
     return not ports or any(low <= binding.container_port <= high for low, high in ports)
 
 
-def _published(policy: Policy, bindings: t.Iterable[Binding], family: str) -> t.List[Binding]:
+def wanted_bindings(policy: Policy, bindings: t.Iterable[Binding], family: str) -> t.List[Binding]:
     """The published ports that the policy names in this family; all of its addresses are the empty address."""
     return [
         binding._replace(host_address="") if binding.host_address in _ANY_ADDRESSES else binding
         for binding in bindings
-        if _wanted(policy, binding) and binding.serves(family)
+        if is_wanted(policy, binding) and binding.serves(family)
     ]
 
 
@@ -818,7 +572,7 @@ def _dnat(binding_address: str, low: int, high: int) -> t.Tuple[Field, ...]:
     return tuple(fields)
 
 
-def _port_matches(policy: Policy, place: t.Optional[_Place], ports: Ports) -> t.List[_Match]:
+def _port_matches(policy: Policy, place: t.Optional[Place], ports: Ports) -> t.List[_Match]:
     return [_Match(place, policy.protocol, part, ()) for part in _chunks(ports)]
 
 
@@ -836,13 +590,13 @@ def _chunks(ports: Ports) -> t.List[Ports]:
     return [tuple(chunk) for chunk in chunks]
 
 
-def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
+def _deny_matches(policy: Policy, subject: Subject, family: str) -> t.List[_Match]:
     """Address-free half first, as it holds when an address has moved; then the address half."""
     matches: t.List[_Match] = []
     # A host port belongs to no network: with container_network, Docker may lead it to another one.
     if policy.match != BY_ADDRESS and not policy.container_network:
         groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
-        for binding in _published(policy, subject.fixed, family):
+        for binding in wanted_bindings(policy, subject.fixed, family):
             groups.setdefault((binding.protocol, binding.host_address), []).append(
                 (binding.host_port, binding.host_port)
             )
@@ -855,13 +609,13 @@ def _deny_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Mat
     return matches
 
 
-def _allow_matches(policy: Policy, subject: _Subject, family: str) -> t.List[_Match]:
+def _allow_matches(policy: Policy, subject: Subject, family: str) -> t.List[_Match]:
     """What lets through says address and host port where it can: a moved address must not open another container."""
     places = subject.places.get(family, ())
     if policy.match == BY_ADDRESS:
         return [match for place in places for match in _port_matches(policy, place, policy.destination_ports)]
     known = subject.fixed if policy.match == BY_PUBLISHED_PORT else subject.fixed + subject.current
-    published = _published(policy, known, family)
+    published = wanted_bindings(policy, known, family)
     pairs = _port_pairs(published)
     if policy.match == BY_PUBLISHED_PORT or not subject.places:
         return [
@@ -930,7 +684,7 @@ def _ports_without(ports: Ports, covered: t.Set[int]) -> Ports:
 # Rules from matches
 
 
-def _rules(policy: Policy, subjects: t.Sequence[_Subject], family: str) -> t.Tuple[Rule, ...]:
+def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tuple[Rule, ...]:
     rules: t.List[Rule] = []
     everybody: t.Tuple[t.Optional[IPNetwork], ...] = (None,)
     sources: t.Tuple[t.Optional[IPNetwork], ...] = everybody

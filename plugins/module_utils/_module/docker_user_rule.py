@@ -21,8 +21,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     is_established,
     mark_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerError, DockerSdkMissing
-from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerSdkMissing
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     Change,
     Firewall,
@@ -42,6 +41,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4,
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
+
+    from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
 
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 
@@ -102,10 +103,17 @@ def make_firewall(module: AnsibleModule) -> Firewall:
     return Firewall(run, find)
 
 
+def make_docker() -> Docker:
+    """The engine of this host."""
+    from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
+
+    return Docker()
+
+
 def run_module(
     module: AnsibleModule,
     create_firewall: t.Callable[[AnsibleModule], Firewall] = make_firewall,
-    create_docker: t.Callable[[], Docker] = Docker,
+    create_docker: t.Callable[[], Docker] = make_docker,
 ) -> None:
     """Bring one policy to the kernel (or take it away) and leave the module."""
     try:
@@ -181,8 +189,11 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
 
 def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool) -> Compiled:
     if docker is None:
-        routes = bridge_routes() if policy.target == "destination" else []
-        return compile_policy(policy, bridge_routes=routes, ip6_dnat=ip6_dnat)
+        if policy.target != "destination":
+            return compile_policy(policy, ip6_dnat=ip6_dnat)
+        from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
+
+        return compile_policy(policy, bridge_routes=bridge_routes())
     return compile_policy(policy, docker.inventory(), docker.bindings, ip6_dnat=ip6_dnat)
 
 

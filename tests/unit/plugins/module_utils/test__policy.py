@@ -28,10 +28,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     PolicyError,
     compile_policy,
     conflict,
-    look_alikes,
     shown,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, normalise, parse
+from ansible_collections.quaywall.docker.plugins.module_utils._targets import look_alikes
 
 # A host by hand ------------------------------------------------------------------------------------------------------
 
