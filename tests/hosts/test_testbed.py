@@ -25,6 +25,7 @@ def machine() -> dict[str, str]:
     commands = {
         "rules": "iptables-save | sed '/^#/d; s/\\[[0-9:]*\\]//'",
         "rules6": "ip6tables-save | sed '/^#/d; s/\\[[0-9:]*\\]//'",
+        # Neither file is there until the kernel has legacy tables: then that is the answer, on both looks.
         "legacy tables": "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null || true",
         "addresses": "ip -oneline address show scope global | sed 's/valid_lft.*//'",
         "routes": "ip route show table all | grep -v '^multicast'",

@@ -10,6 +10,7 @@ crash.
 
 from __future__ import annotations
 
+import abc
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -79,15 +80,15 @@ class HostSpec:
         return json.dumps({**dataclasses.asdict(self), "image": SUITES[self.suite].image}, sort_keys=True)
 
 
-class Sender:
+class Sender(abc.ABC):
     """A place in the bed that packets are sent from."""
 
     def __init__(self, place: str) -> None:
         self._agent = Agent(self.popen, place)
 
+    @abc.abstractmethod
     def popen(self, argv: t.Sequence[str], **options: t.Any) -> subprocess.Popen[str]:
         """Start a command at this place and leave it running."""
-        raise NotImplementedError
 
     def connect(self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5) -> Probe:
         """Open one TCP connection, and ask who is there. Keep the time-out below 1 s: then the SYN is sent once."""
