@@ -261,9 +261,9 @@ def only_established(rule: Rule) -> bool:
     return False
 
 
-#: Targets after which the packet goes on to the next rule, or that stop it: none lets it through.
-_DENYING = frozenset(("DROP", "REJECT", "TARPIT"))
-_CONTINUING = frozenset(
+#: Targets that stop a packet, and targets after which it goes on to the next rule: none lets it through.
+DENYING = frozenset(("DROP", "REJECT", "TARPIT"))
+CONTINUING = frozenset(
     (
         "LOG",
         "NFLOG",
@@ -311,7 +311,7 @@ def can_only_deny(
     target = rule.target
     if target is None:
         return rule.understood and rule.get("goto") is None
-    if target in _DENYING or target in _CONTINUING:
+    if target in DENYING or target in CONTINUING:
         return True
     if target == "RETURN":
         return depth > 0
