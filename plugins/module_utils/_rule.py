@@ -104,6 +104,13 @@ def unquote(word: str) -> str:
     return word
 
 
+def arguments(text: str) -> t.List[str]:
+    """A rule's printed text as the arguments of the command iptables."""
+    if '"' not in text:
+        return text.split(" ")
+    return [unquote(word) for word in _WORD.findall(text)]
+
+
 # Normalisers: from the words of a value to its normal form; ValueError where the words are not such a value. ----------
 
 

@@ -600,6 +600,13 @@ class Program:
             lane = self._lanes[name, peer] = _Lane(self.chains[name], self._compilers[peer])
         return lane
 
+    def with_chains(self, chains: t.Mapping[str, Chain], changed: t.Iterable[str]) -> Program:
+        """The same table with some chains changed; what is known of the others is kept."""
+        other = Program(chains, self.family, None, self.misprinted)
+        other._compilers = self._compilers
+        other._lanes = {key: lane for key, lane in self._lanes.items() if key[0] not in set(changed)}
+        return other
+
     def walk(self, chain: str, flow: Flow, within: t.Optional[Intervals] = None) -> t.List[Outcome]:
         """What becomes of the flow's packets in a chain, for the peers given (default: everybody).
 

@@ -1,0 +1,218 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""Fixes: a policy for whom a rule was meant, the rule taken out, and who gains and who loses access by that.
+
+What a fix does is found by doing it to the snapshot: the policies are compiled and planned by the very code that the
+module docker_user_rule runs, and the chain that results is walked.
+"""
+
+from __future__ import annotations
+
+import shlex
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Fix, Json
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
+    FAMILY_TEXTS,
+    Family,
+    Published,
+    Survey,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import EVERYTHING, Intervals, join, subtract
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
+    FORWARD,
+    Append,
+    Delete,
+    Plan,
+    plan,
+    with_policy,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, PolicyError, compile_policy
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments, parse
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
+    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Flow, Program, Site
+
+_MODULE = "quaywall.docker.docker_user_rule"
+_COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
+#: Seconds that a command waits for the lock of legacy iptables.
+_WAIT = ("-w", "10")
+
+
+def command(family: Family, *words: str) -> t.List[str]:
+    """The arguments of an iptables command for the variant that Docker uses."""
+    program = _COMMANDS[family.name]
+    if family.survey.snapshot.default_variants.get(family.name, family.variant) != family.variant:
+        program += "-" + family.variant
+    return [program, *_WAIT, *words]
+
+
+def shell(words: t.Sequence[str]) -> str:
+    """A command as it is typed."""
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def command_task(name: str, words: t.Sequence[str]) -> Json:
+    """A task that runs a command."""
+    return {"name": name, "ansible.builtin.command": {"argv": list(words)}, "changed_when": True}
+
+
+def policy_task(options: Json) -> Json:
+    """A task that writes a policy."""
+    return {"name": "Policy %s" % options["name"], _MODULE: dict(options)}
+
+
+def delete_words(family: Family, site: Site) -> t.List[str]:
+    """The command that takes one rule out, by its text: a number would hit another rule if somebody wrote meanwhile."""
+    return command(family, "-D", site.chain, *arguments(family.rule(site).render()))
+
+
+def fix(
+    family: Family,
+    description: str,
+    policies: t.Sequence[Json] = (),
+    delete: t.Sequence[Site] = (),
+    touched: t.Iterable[Published] = (),
+) -> t.Optional[Fix]:
+    """The fix that writes policies, then takes foreign rules out, in this order: nothing is open in between.
+
+    :param policies: options of docker_user_rule.
+    :param delete: rules of DOCKER-USER or of chains below it.
+    :param touched: published ports whose access may change; who gains and loses is said of these.
+    :returns: None if a policy cannot be written for what is there.
+    """
+    survey = family.survey
+    try:
+        compiled = _compiled(survey, policies)
+    except PolicyError:
+        return None
+    touched = list(touched)
+    commands: t.List[str] = []
+    gains: t.List[str] = []
+    loses: t.List[str] = []
+    for other in survey.families:
+        rules: t.Sequence[Rule] = other.docker_user.rules if other.docker_user is not None else ()
+        if any(written.get(other.name) for _name, written in compiled):
+            made, rules = _planned(other, compiled)
+            commands += [shell(words) for words in _plan_commands(other, made)]
+        elif other is not family:
+            continue
+        dead = delete if other is family else ()
+        gained, lost = effects(other, rules, dead, touched)
+        gains += gained
+        loses += lost
+    tasks: t.List[Json] = [policy_task(options) for options in policies]
+    for site in delete:
+        argv = delete_words(family, site)
+        commands.append(shell(argv))
+        tasks.append(command_task("Take the old rule out of %s" % site.chain, argv))
+    return Fix(description, tuple(tasks), tuple(commands), tuple(gains), tuple(loses))
+
+
+def _bindings(container: Container) -> t.Tuple[Binding, ...]:
+    # Whether a host port is fixed only an inspection of the container tells; most are.
+    return tuple(binding._replace(fixed=True) for binding in container.current_ports)
+
+
+_Compiled = t.List[t.Tuple[str, t.Mapping[str, t.Sequence[Rule]]]]
+
+
+def _compiled(survey: Survey, policies: t.Sequence[Json]) -> _Compiled:
+    """Names and rules of policies, as docker_user_rule would make them on this host."""
+    six = survey.family(IPV6)
+    ip6_dnat = six.dump is not None and six.docker_manages
+    found: _Compiled = []
+    for options in policies:
+        policy = Policy.from_options(options)
+        found.append((policy.name, compile_policy(policy, survey.inventory, _bindings, ip6_dnat=ip6_dnat).rules))
+    return found
+
+
+def _planned(family: Family, compiled: _Compiled) -> t.Tuple[Plan, t.Sequence[Rule]]:
+    """The plan of all policies together and the rules of DOCKER-USER that result."""
+    chain = family.docker_user
+    before = chain.rules if chain is not None else ()
+    block: t.Sequence[Rule] = with_policy(chain, "", ())
+    for name, rules in compiled:
+        block = with_policy(Chain(DOCKER_USER, None, tuple(block)), name, rules.get(family.name, ()))
+    made = plan(family.filter, block, established=True, add_return=True, family=family.name)
+    # The rules themselves, and not others like them: those to be taken out are known by identity.
+    known: t.Dict[str, t.List[Rule]] = {}
+    for rule in before:
+        known.setdefault(rule.render(), []).append(rule)
+    after = [known[text].pop(0) if known.get(text) else parse(text, family=family.name) for text in made.after]
+    return made, after
+
+
+def _plan_commands(family: Family, made: Plan) -> t.Iterator[t.List[str]]:
+    if made.create_chain:
+        yield command(family, "-N", DOCKER_USER)
+    if made.add_jump:
+        yield command(family, "-I", FORWARD, "1", "-j", DOCKER_USER)
+    for operation in made.operations:
+        words = arguments(operation.spec)
+        if isinstance(operation, Delete):
+            yield command(family, "-D", DOCKER_USER, *words)
+        elif isinstance(operation, Append):
+            yield command(family, "-A", DOCKER_USER, *words)
+        else:
+            yield command(family, "-I", DOCKER_USER, str(operation.position), *words)
+
+
+def effects(
+    family: Family, rules: t.Sequence[Rule], delete: t.Sequence[Site], touched: t.Iterable[Published]
+) -> t.Tuple[t.List[str], t.List[str]]:
+    """Who gains and who loses access from outside when DOCKER-USER has these rules and others are taken out.
+
+    Published ports are looked at in this family, whichever they are given in.
+    """
+    gone: t.Dict[str, t.Set[int]] = {}
+    for site in delete:
+        gone.setdefault(site.chain, set()).add(id(family.rule(site)))
+    chains = dict(family.filter.chains)
+    chains[DOCKER_USER] = Chain(DOCKER_USER, None, _without(rules, gone.get(DOCKER_USER, set())))
+    for name, dead in gone.items():
+        if name != DOCKER_USER:
+            chains[name] = chains[name]._replace(rules=_without(chains[name].rules, dead))
+    before, after = family.program(), family.program().with_chains(chains, [DOCKER_USER, *gone])
+    wanted = {(item.container.id, item.binding.protocol, item.binding.container_port) for item in touched}
+    gains: t.List[str] = []
+    loses: t.List[str] = []
+    for published in family.published:
+        if (published.container.id, published.binding.protocol, published.binding.container_port) not in wanted:
+            continue
+        ways = family.inbound(published)
+        before_in, after_in = _accepted(family, before, ways), _accepted(family, after, ways)
+        for words, change in ((gains, subtract(after_in, before_in)), (loses, subtract(before_in, after_in))):
+            if change:
+                words.append(
+                    "%s: %s over %s" % (family.peers_text(change), _port_text(published), FAMILY_TEXTS[family.name])
+                )
+    return gains, loses
+
+
+def _without(rules: t.Sequence[Rule], dead: t.Set[int]) -> t.Tuple[Rule, ...]:
+    return tuple(rule for rule in rules if id(rule) not in dead)
+
+
+def _port_text(published: Published) -> str:
+    return "%s (%s)" % (published.container.name, published.text)
+
+
+def _accepted(family: Family, program: Program, ways: t.Sequence[Flow]) -> Intervals:
+    """Who may get through filter FORWARD by any of the ways in."""
+    everybody = EVERYTHING[family.name]
+    return join(
+        piece
+        for flow in ways
+        for outcome in program.walk(FORWARD, flow, everybody)
+        if not outcome.denies
+        for piece in outcome.peers
+    )
