@@ -318,31 +318,50 @@ def _interface(name: str, addresses: t.Sequence[str] = (), kind: str = "", maste
     return {"name": name, "kind": kind, "up": True, "master": master, "addresses": list(addresses)}
 
 
-def _route(destination: str, interface: str, gateway: str = "", metric: int = 0) -> Document:
+def _route(
+    destination: str,
+    interface: str,
+    gateway: str = "",
+    metric: int = 0,
+    table: str = "main",
+    kind: str = "unicast",
+) -> Document:
     return {
         "family": _family(destination),
         "destination": destination,
         "gateway": gateway,
         "interface": interface,
-        "table": "main",
-        "type": "unicast",
+        "table": table,
+        "type": kind,
         "metric": metric,
     }
 
 
 def _routes(interfaces: t.Iterable[Document], gateways: t.Mapping[str, str]) -> t.List[Document]:
-    """The default routes, and one for each network that an interface is on."""
-    routes = []
-    for family, gateway in gateways.items():
-        routes.append(_route(_DEFAULT[family], "eth0", gateway, 1024 if family == IPV6 else 0))
+    """The default routes, and those that the kernel makes for each address: C(ip route show table all)."""
+    default = [
+        _route(_DEFAULT[family], "eth0", gateway, 1024 if family == IPV6 else 0) for family, gateway in gateways.items()
+    ]
+    found: t.Dict[t.Tuple[str, str, str], Document] = {}
     for item in interfaces:
-        if item["name"] != "lo":
-            for address in item["addresses"]:
-                network = str(ipaddress.ip_interface(address).network)
-                route = _route(network, item["name"], "", 256 if ":" in network else 0)
-                if route not in routes:
-                    routes.append(route)
-    return routes
+        name = item["name"]
+        for address in item["addresses"]:
+            at = ipaddress.ip_interface(address)
+            routes = [_route("%s/%d" % (at.ip, at.max_prefixlen), name, table="local", kind="local")]
+            if at.version == 6:
+                routes.append(_route(str(at.network), name, metric=256))
+                if name != "lo":
+                    routes.append(_route("ff00::/8", name, metric=256, table="local", kind="multicast"))
+            else:
+                last = "%s/32" % at.network.broadcast_address
+                routes.append(_route(last, name, table="local", kind="broadcast"))
+                if name == "lo":
+                    routes.append(_route(str(at.network), name, table="local", kind="local"))
+                else:
+                    routes.append(_route(str(at.network), name))
+            for route in routes:
+                found[name, route["table"], route["destination"]] = route
+    return default + list(found.values())
 
 
 def _bridge_addresses(network: Document) -> t.List[str]:
@@ -409,9 +428,13 @@ def _socket(protocol: str, address: str, port: int) -> Document:
 
 
 def _listening(bindings: t.Iterable[Document], more: t.Iterable[Document] = ()) -> t.List[Document]:
-    found = [_socket("tcp", "0.0.0.0", 22), _socket("tcp", "::", 22), *more]
+    found = list(more)
     found += [_socket(item["protocol"], item["host_address"], item["host_port"]) for item in bindings]
     return found
+
+
+def _sshd() -> t.List[Document]:
+    return [_socket("tcp", "0.0.0.0", 22), _socket("tcp", "::", 22)]
 
 
 def _sysctls(bridges: t.Iterable[str], ipv6: bool, bridge_nf: bool, hairpin: bool) -> t.Dict[str, str]:
@@ -586,7 +609,7 @@ def captured(name: str, docker_user: Lines = (), docker_user6: Lines = (), **edi
     ruleset = json.loads((folder / "nft-ruleset.json").read_text(encoding="utf-8"))["nftables"]
     interfaces = _interfaces(docker, list(OUTSIDE.values()))
     proxies = _proxies(docker)
-    more = []
+    more = _sshd()
     for item in answers["containers"]:
         if item["HostConfig"]["NetworkMode"] == "host":
             more += [_socket("tcp", "::", port) for port in _host_ports(item)]
@@ -650,6 +673,8 @@ def fixture(case: str, variant: str, **edits: t.Any) -> Document:
         # The rig's proxies are those that the case is about, and all that answers on IPv6.
         ports = container["Ports"]
         container["Ports"] = [port for port in ports if ":" not in port["IP"] or (port["PublicPort"], True) in proxied]
+        for endpoint in container["NetworkSettings"]["Networks"].values():
+            endpoint["IPAMConfig"] = None
     texts: t.Dict[str, t.Optional[str]] = {}
     for family, suffix in ((IPV4, ".v4.iptables-save"), (IPV6, ".v6.ip6tables-save")):
         path = SHARED / "cases" / "fixtures" / case / (variant + suffix)
@@ -676,8 +701,9 @@ def fixture(case: str, variant: str, **edits: t.Any) -> Document:
         for _where, number, protocol, port, _name in given["host_services"]
     ]
     document["iptables"] = _iptables(ENGINES[engine][2], texts[IPV4], texts[IPV6])
+    document["nft"] = _nft(item for item in document["nft"]["docker"] if next(iter(item.values()))["family"] == "ip")
     document["proxies"] = proxies
-    document["listening"] = _listening(proxies, services)[2:]
+    document["listening"] = _listening(proxies, services)
     document["interfaces"] = interfaces
     document["routes"] = _routes(interfaces, {IPV4: "203.0.113.5"})
     return edited(document, **edits)
@@ -795,17 +821,19 @@ class _Addresses:
     """Gives addresses as Docker does: the first of a subnet that is free, after the gateway's."""
 
     def __init__(self) -> None:
-        self._taken: t.Dict[str, t.Set[str]] = {}
+        self._taken: t.Set[t.Tuple[str, str]] = set()
+        self._last: t.Dict[str, int] = {}
 
-    def reserve(self, subnet: str, address: str) -> str:
-        self._taken.setdefault(subnet, set()).add(address)
-        return address
+    def reserve(self, subnet: str, address: str) -> None:
+        self._taken.add((subnet, address))
 
     def next(self, subnet: str) -> str:
-        taken = self._taken.setdefault(subnet, set())
-        for number, address in enumerate(ipaddress.ip_network(subnet)):
-            if number >= 2 and str(address) not in taken:
-                return self.reserve(subnet, str(address))
+        network = ipaddress.ip_network(subnet)
+        for number in range(self._last.get(subnet, 1) + 1, min(network.num_addresses - 1, 1 << 20)):
+            address = str(network[number])
+            if (subnet, address) not in self._taken:
+                self._last[subnet] = number
+                return address
         raise ValueError("%s is full" % subnet)
 
 
@@ -877,12 +905,17 @@ class _Docker:
 
     :param version: such as (28, 5).
     :param hairpin: the userland proxy is off.
+    :param policy: of FORWARD.
+    :param direct: C(allow-direct-routing) is set.
     """
 
-    def __init__(self, version: t.Tuple[int, ...], family: str, hairpin: bool, policy: str) -> None:
+    def __init__(
+        self, version: t.Tuple[int, ...], family: str, hairpin: bool, policy: str, direct: bool = False
+    ) -> None:
         self.version = version
         self.family = family
         self.hairpin = hairpin
+        self.direct = direct
         self.modern = version >= (28,)
         self.raw = _Table("raw")
         self.filter = _Table("filter")
@@ -925,10 +958,10 @@ class _Docker:
             return
         if net.masquerade and net.gateway_mode != "routed":
             self.nat.insert("POSTROUTING", "-s %s ! -o %s -j MASQUERADE" % (subnet, bridge))
-            if self.hairpin:
-                self.nat.insert("POSTROUTING", "-o %s -m addrtype --src-type LOCAL -j MASQUERADE" % bridge)
             if not self.hairpin and self.version < (29,):
                 self.nat.insert("DOCKER", "-i %s -j RETURN" % bridge)
+        if self.hairpin:
+            self.nat.insert("POSTROUTING", "-o %s -m addrtype --src-type LOCAL -j MASQUERADE" % bridge)
         (self._modern_network if self.modern else self._old_network)(net)
 
     def _modern_network(self, net: Net) -> None:
@@ -969,8 +1002,9 @@ class _Docker:
 
     def _internal(self, subnet: str, bridge: str, icc: bool) -> None:
         chain = "DOCKER-INTERNAL" if self.version >= (29,) else "DOCKER-ISOLATION-STAGE-1"
-        leaving = "! -d %s -i %s -j DROP" % (subnet, bridge)
-        coming = "! -s %s -o %s -j DROP" % (subnet, bridge)
+        # Neighbours on the bridge talk to each other's link-local addresses too.
+        leaving = "! -d %s -i %s " % (subnet, bridge) + ("" if self.family == IPV4 else "! -o %s " % bridge) + "-j DROP"
+        coming = "! -s %s " % subnet + ("" if self.family == IPV4 else "! -i %s " % bridge) + "-o %s -j DROP" % bridge
         self.filter.insert(chain, coming, leaving)
         within = "-i {0} -o {0} -j {1}".format(bridge, "ACCEPT" if icc else "DROP")
         if self.modern:
@@ -980,7 +1014,7 @@ class _Docker:
 
     def endpoint(self, place: _Place) -> None:
         """A container joins a network; Engine 28 and later guard its address."""
-        if self.modern and not place.net.internal and place.net.gateway_mode == "nat":
+        if self.modern and not self.direct and not place.net.internal and place.net.gateway_mode == "nat":
             address = place.addresses[self.family]
             rule = "-d %s/%d ! -i %s -j DROP" % (address, self._bits(), place.net.bridge)
             self.raw.append("PREROUTING", rule)
@@ -1045,35 +1079,189 @@ def _in_docker_order(ports: t.Iterable[_Port], modern: bool) -> t.List[_Port]:
     return given if modern else sorted(given, key=lambda port: -port.container_port)
 
 
-def _programmed(
-    version: t.Tuple[int, ...],
-    family: str,
-    nets: t.Sequence[Net],
-    places: t.Sequence[_Place],
-    hairpin: bool,
-    policy: str,
-    swarm_ports: t.Sequence[_Port],
-    sandbox: str,
-) -> t.List[_Table]:
-    docker = _Docker(version, family, hairpin, policy)
-    for net in nets:
-        if net.subnets[family]:
-            docker.network(net)
-    published = _published_at(places)
-    for place in places:
-        if family in place.addresses:
-            docker.endpoint(place)
+class _Bridges:
+    """Docker's own table of one family, as C(nft -j) lists it, made in the steps of :class:`_Docker`.
+
+    Only what was captured: networks with and without ICC, and ports behind DNAT.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.protocol = "ip" if family == IPV4 else "ip6"
+        self.chains: t.Dict[str, Document] = {}
+        self.rules: t.Dict[str, t.List[Document]] = {}
+        self.jumps: t.Dict[str, t.List[str]] = {}
+        self._chain("filter-FORWARD", {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"})
+        self._chain("nat-OUTPUT", {"type": "nat", "hook": "output", "prio": -100, "policy": "accept"})
+        self._chain("nat-POSTROUTING", {"type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"})
+        self._chain("nat-PREROUTING", {"type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept"})
+        self._chain("nat-prerouting-and-output", {})
+        self._chain("raw-PREROUTING", {"type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"})
+        for chain, key, jumps in (
+            ("filter-FORWARD", "oifname", "filter-forward-in"),
+            ("filter-FORWARD", "iifname", "filter-forward-out"),
+            ("nat-POSTROUTING", "iifname", "nat-postrouting-out"),
+            ("nat-POSTROUTING", "oifname", "nat-postrouting-in"),
+        ):
+            vmap = {"vmap": {"key": {"meta": {"key": key}}, "data": "@%s-jumps" % jumps}}
+            self.rules[chain].append({"expr": [vmap]})
+            self.jumps[jumps] = []
+        local = self._match({"fib": {"result": "type", "flags": ["daddr"]}}, "local")
+        jump = {"jump": {"target": "nat-prerouting-and-output"}}
+        loopback = {"prefix": {"addr": "127.0.0.0", "len": 8}} if family == IPV4 else "::1"
+        self._rule("nat-OUTPUT", [self._address("daddr", loopback, "!="), local], jump)
+        self._rule("nat-PREROUTING", [local], jump)
+
+    def _chain(self, name: str, attributes: Document) -> None:
+        self.chains[name] = attributes
+        self.rules[name] = []
+
+    def _match(self, left: Document, right: t.Any, op: str = "==") -> Document:
+        return {"match": {"op": op, "left": left, "right": right}}
+
+    def _meta(self, key: str, interface: str, op: str = "==") -> Document:
+        return self._match({"meta": {"key": key}}, interface, op)
+
+    def _address(self, side: str, value: t.Any, op: str = "==") -> Document:
+        return self._match({"payload": {"protocol": self.protocol, "field": side}}, value, op)
+
+    def _port(self, protocol: str, port: int) -> Document:
+        return self._match({"payload": {"protocol": protocol, "field": "dport"}}, port)
+
+    def _rule(
+        self, chain: str, matches: t.List[Document], verdict: Document, comment: str = "", at: t.Optional[int] = None
+    ) -> None:
+        rule: Document = {"comment": comment} if comment else {}
+        rule["expr"] = [*matches, {"counter": {"packets": 0, "bytes": 0}}, verdict]
+        rules = self.rules[chain]
+        rules.insert(len(rules) if at is None else at, rule)
+
+    def network(self, net: Net) -> None:
+        if net.internal or net.gateway_mode != "nat":
+            raise ValueError("%s: no such network was captured with nftables" % net.name)
+        for jumps in ("filter-forward-in", "filter-forward-out", "nat-postrouting-in", "nat-postrouting-out"):
+            self.jumps[jumps].append(net.bridge)
+            self._chain("%s__%s" % (jumps, net.bridge), {})
+        into, out = "filter-forward-in__" + net.bridge, "filter-forward-out__" + net.bridge
+        replies = self._match({"ct": {"key": "state"}}, ["established", "related"], "in")
+        self._rule(into, [replies], {"accept": None})
+        self._rule(into, [self._meta("iifname", net.bridge)], {"accept" if net.icc else "drop": None}, "ICC")
+        self._rule(into, [], {"drop": None}, "UNPUBLISHED PORT DROP")
+        self._rule(out, [replies], {"accept": None})
+        self._rule(out, [], {"accept": None}, "OUTGOING")
+        if net.masquerade:
+            subnet = ipaddress.ip_network(net.subnets[self.family])
+            source = {"prefix": {"addr": str(subnet.network_address), "len": subnet.prefixlen}}
+            leaving = [self._meta("oifname", net.bridge, "!="), self._address("saddr", source)]
+            self._rule("nat-postrouting-out__" + net.bridge, leaving, {"masquerade": None}, "MASQUERADE")
+
+    def endpoint(self, place: _Place) -> None:
+        matches = [
+            self._address("daddr", place.addresses[self.family]),
+            self._meta("iifname", place.net.bridge, "!="),
+        ]
+        self._rule("raw-PREROUTING", matches, {"drop": None}, "DROP DIRECT ACCESS")
+
+    def publish(self, place: _Place, port: _Port) -> None:
+        address, bridge = place.addresses[self.family], place.net.bridge
+        into = "filter-forward-in__" + bridge
+        accepted = [self._address("daddr", address), self._port(port.protocol, port.container_port)]
+        self._rule(into, accepted, {"accept": None}, at=len(self.rules[into]) - 1)
+        matches = [self._meta("iifname", bridge, "!=")]
+        if self.family == IPV6:
+            link_local = {"prefix": {"addr": "fe80::", "len": 10}}
+            matches.append(self._address("saddr", link_local, "!="))
+        only = [] if port.address in ("", "0.0.0.0", "::") else [self._address("daddr", port.address)]
+        matches += [*only, self._port(port.protocol, port.host_port)]
+        target = {"dnat": {"addr": address, "port": port.container_port}}
+        self._rule("nat-prerouting-and-output", matches, target, "DNAT")
+        if port.address.startswith("127."):
+            matches = [self._meta("iifname", "lo", "!="), *only, self._port(port.protocol, port.host_port)]
+            self._rule("raw-PREROUTING", matches, {"drop": None}, "DROP REMOTE LOOPBACK")
+
+    def objects(self) -> t.List[Document]:
+        inside = {"family": self.protocol, "table": "docker-bridges"}
+        found: t.List[Document] = [{"table": {"family": self.protocol, "name": "docker-bridges"}}]
+        found += [{"chain": {**inside, "name": name, **more}} for name, more in self.chains.items()]
+        for jumps in sorted(self.jumps):
+            jump: Document = {"type": "ifname", "map": "verdict"}
+            elements = [[name, {"jump": {"target": "%s__%s" % (jumps, name)}}] for name in sorted(self.jumps[jumps])]
+            if elements:
+                jump["elem"] = elements
+            found.append({"map": {**inside, "name": jumps + "-jumps", **jump}})
+        for chain, rules in self.rules.items():
+            found += [{"rule": {**inside, "chain": chain, **rule}} for rule in rules]
+        for number, item in enumerate(found, 1):
+            next(iter(item.values()))["handle"] = number
+        return found
+
+
+class _Made(t.NamedTuple):
+    """A host before it is written down. ``swarm`` are Swarm's ports with their services' names."""
+
+    version: t.Tuple[int, ...]
+    boxes: t.Sequence[Box]
+    nets: t.Sequence[Net]
+    places: t.Sequence[_Place]
+    swarm: t.Sequence[t.Tuple[str, _Port]]
+    options: t.Mapping[str, t.Any]
+
+    @property
+    def proxy(self) -> bool:
+        return bool(self.options.get("userland-proxy", True))
+
+    def managed(self, family: str) -> bool:
+        """True if the engine writes rules for the family."""
+        of_family = family == IPV4 or self.options.get("ip6tables", self.version >= (27,))
+        return bool(of_family and self.options.get("iptables", True))
+
+
+def _program(target: t.Union[_Docker, _Bridges], made: _Made) -> None:
+    """Networks first, then each container as it starts."""
+    for net in made.nets:
+        if net.subnets[target.family]:
+            target.network(net)
+    published = _published_at(made.places)
+    for place in made.places:
+        if target.family in place.addresses:
+            target.endpoint(place)
             if published.get(place.box.name) is place:
                 ports = [port for spec in place.box.ports for port in _ports(spec) if port.host_port]
-                for port in _in_docker_order(ports, version >= (28,)):
-                    if not port.address or _family(port.address) == family:
-                        docker.publish(place, port)
-    if sandbox and family == IPV4:
-        docker.ingress(sandbox, swarm_ports)
-    return docker.tables()
+                for port in _in_docker_order(ports, made.version >= (28,)):
+                    if not port.address or _family(port.address) == target.family:
+                        target.publish(place, port)
 
 
-def _api_networks(nets: t.Sequence[Net], version: t.Tuple[int, ...], swarm: bool) -> t.List[Document]:
+def _dump(made: _Made, family: str, policy: str, tools: str) -> str:
+    """What iptables-save prints on the host."""
+    if made.options.get("ip-forward-no-drop") and made.version >= (28,):
+        policy = "ACCEPT"
+    elif family == IPV6 and made.version < (28,):
+        policy = "DROP"
+    direct = bool(made.options.get("allow-direct-routing"))
+    docker = _Docker(made.version, family, not made.proxy, policy, direct)
+    _program(docker, made)
+    if made.swarm and family == IPV4:
+        gateway = next(net for net in made.nets if net.name == "docker_gwbridge")
+        sandbox = str(ipaddress.ip_network(gateway.subnets[IPV4])[2])
+        docker.ingress(sandbox, [port for _name, port in made.swarm])
+    return _stamped(docker.tables(), tools, family)
+
+
+def _nft_objects(made: _Made) -> t.List[Document]:
+    """What C(nft -j list ruleset) prints on the host, if Docker's backend is nftables."""
+    if made.version < (29,) or not made.proxy or made.swarm:
+        raise ValueError("no such host was captured with nftables")
+    found = []
+    for family in FAMILIES:
+        if made.managed(family):
+            bridges = _Bridges(family)
+            _program(bridges, made)
+            found += bridges.objects()
+    return found
+
+
+def _api_networks(made: _Made) -> t.List[Document]:
     """C(GET /networks), as far as a snapshot keeps it."""
 
     def network(name: str, driver: str, identity: str, ipv6: bool, config: t.Any, **more: t.Any) -> Document:
@@ -1088,12 +1276,12 @@ def _api_networks(nets: t.Sequence[Net], version: t.Tuple[int, ...], swarm: bool
             "Options": {},
             "IPAM": {"Config": config},
         }
-        if version >= (28,):
+        if made.version >= (28,):
             shown["EnableIPv4"] = True
         return {**shown, **more}
 
     found = []
-    for net in nets:
+    for net in made.nets:
         options = {}
         prefix = "com.docker.network.bridge."
         if net.name == "bridge":
@@ -1124,7 +1312,7 @@ def _api_networks(nets: t.Sequence[Net], version: t.Tuple[int, ...], swarm: bool
         )
     found.append(network("host", "host", _hash("network host"), False, None))
     found.append(network("none", "null", _hash("network none"), False, None))
-    if swarm:
+    if made.swarm:
         config = [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1"}]
         ingress = network("ingress", "overlay", _hash("network ingress")[:25], False, config)
         found.append({**ingress, "Scope": "swarm", "Ingress": True})
@@ -1158,26 +1346,20 @@ def _api_ports(box: Box, place: t.Optional[_Place], proxy: bool) -> t.List[Docum
     return found
 
 
-def _api_containers(
-    boxes: t.Sequence[Box],
-    nets: t.Sequence[Net],
-    places: t.Sequence[_Place],
-    version: t.Tuple[int, ...],
-    proxy: bool,
-) -> t.List[Document]:
+def _api_containers(made: _Made) -> t.List[Document]:
     """C(GET /containers/json?all=1), as far as a snapshot keeps it: the newest container first."""
-    identities = {net.name: net.id for net in nets}
-    addresses = {(place.box.name, place.net.name): place.addresses for place in places}
-    published = _published_at(places)
-    by_name = {box.name: box for box in boxes}
+    identities = {net.name: net.id for net in made.nets}
+    addresses = {(place.box.name, place.net.name): place.addresses for place in made.places}
+    published = _published_at(made.places)
+    by_name = {box.name: box for box in made.boxes}
     found = []
-    for box in boxes:
+    for box in made.boxes:
         mode = box.network
         networks: t.Dict[str, Document] = {}
         if mode.startswith("container:"):
             mode = "container:" + by_name[mode.partition(":")[2]].id
         else:
-            if mode == "bridge" and version < (26,):
+            if mode == "bridge" and made.version < (26,):
                 mode = "default"
             for name, *static in box.attached:
                 at = addresses.get((box.name, name), {})
@@ -1194,14 +1376,22 @@ def _api_containers(
                 "Id": box.id,
                 "Names": ["/" + box.name],
                 "Image": box.image,
-                "Ports": _api_ports(box, published.get(box.name), proxy) if box.running else [],
-                "Labels": box.labels,
+                "Ports": _api_ports(box, published.get(box.name), made.proxy) if box.running else [],
+                "Labels": {key: value for key, value in box.labels.items() if key.startswith("com.docker.")},
                 "State": "running" if box.running else "exited",
                 "HostConfig": {"NetworkMode": mode},
                 "NetworkSettings": {"Networks": networks},
             }
         )
     return found[::-1]
+
+
+def _services(swarm: t.Iterable[t.Tuple[str, _Port]]) -> t.List[Document]:
+    found: t.Dict[str, t.List[Document]] = {}
+    for name, port in swarm:
+        shown = {"published_port": port.host_port, "target_port": port.container_port, "mode": "ingress"}
+        found.setdefault(name, []).append({"protocol": port.protocol, **shown})
+    return [{"name": name, "ports": ports} for name, ports in found.items()]
 
 
 def host(
@@ -1227,30 +1417,26 @@ def host(
     :param docker_user: rules above those that Docker puts into DOCKER-USER; C(docker_user6) for IPv6.
     :param networks: besides the default bridge and those that containers only name.
     :param saved: saved rule files by path.
-    :param options: of the daemon. C(userland-proxy) and C(ip6tables) change what is programmed.
+    :param options: of the daemon. C(userland-proxy), C(iptables), C(ip6tables), C(allow-direct-routing) and
+        C(ip-forward-no-drop) change what is programmed.
     :param bridge_nf: br_netfilter is loaded.
     :param ipv6: the default bridge has IPv6 too.
     :param services: Swarm's published ports, each (service, C(8080:80/tcp)); any makes the host a Swarm manager.
     :param listening: further sockets of the host, each (protocol, address, port).
+    :param forward_policy: ACCEPT if something else than Docker had switched forwarding on.
     :param backend: C(nftables): Docker's own tables instead of DOCKER-USER (29.7).
     :param edits: see :func:`edited`.
     """
-    full, api, iptables = ENGINES[engine]
+    full, api, tools = ENGINES[engine]
     version = tuple(int(number) for number in engine.split("."))
-    daemon = dict(options or {})
-    proxy = bool(daemon.get("userland-proxy", True))
     boxes = list(containers)
     swarm = [(name, port) for name, spec in services for port in _ports(spec)]
     nets = _all_networks(boxes, list(networks), ipv6, bool(swarm))
-    sandbox = ""
-    if swarm:
-        gateway = next(net for net in nets if net.name == "docker_gwbridge")
-        sandbox = str(ipaddress.ip_network(gateway.subnets[IPV4])[2])
-    places = _placed(boxes, nets)
+    made = _Made(version, boxes, nets, _placed(boxes, nets), swarm, dict(options or {}))
     info: Document = {
         "ServerVersion": full,
-        "LiveRestoreEnabled": bool(daemon.get("live-restore", False)),
-        "Swarm": {"LocalNodeState": "active" if swarm else "inactive"},
+        "LiveRestoreEnabled": bool(made.options.get("live-restore", False)),
+        "Swarm": {"LocalNodeState": "active" if swarm else "inactive", "ControlAvailable": bool(swarm)},
         "SecurityOptions": ["name=seccomp,profile=default"],
         "IPv4Forwarding": True,
         "OperatingSystem": "Debian GNU/Linux",
@@ -1260,48 +1446,35 @@ def host(
     docker = {
         "version": {"Version": full, "ApiVersion": api},
         "info": info,
-        "daemon": daemon,
-        "containers": _api_containers(boxes, nets, places, version, proxy),
-        "networks": _api_networks(nets, version, bool(swarm)),
+        "daemon": dict(made.options),
+        "containers": _api_containers(made),
+        "networks": _api_networks(made),
     }
     texts: t.Dict[str, t.Optional[str]] = {IPV4: None, IPV6: None}
-    if backend == "iptables" and daemon.get("iptables", True):
+    ruleset: t.List[Document] = []
+    if backend == "nftables":
+        ruleset = _nft_objects(made)
+    else:
         for family in FAMILIES:
-            if family == IPV4 or daemon.get("ip6tables", version >= (27,)):
-                tables = _programmed(
-                    version,
-                    family,
-                    nets,
-                    places,
-                    not proxy,
-                    forward_policy,
-                    [port for _name, port in swarm],
-                    sandbox,
-                )
-                texts[family] = _stamped(tables, iptables, family)
+            if made.managed(family):
+                texts[family] = _dump(made, family, forward_policy, tools)
     interfaces = _interfaces(docker, list(OUTSIDE.values()))
     proxies = _proxies(docker)
-    sockets = [_socket("tcp", "::", port) for box in boxes if box.network == "host" for port in box.listens]
+    sockets = _sshd()
+    sockets += [_socket("tcp", "::", port) for box in boxes if box.network == "host" for port in box.listens]
     sockets += [_socket(port.protocol, "::", port.host_port) for _name, port in swarm]
     sockets += [_socket(*item) for item in listening]
-    by_service: t.Dict[str, t.List[Document]] = {}
-    for name, port in swarm:
-        by_service.setdefault(name, []).append(
-            {
-                "protocol": port.protocol,
-                "published_port": port.host_port,
-                "target_port": port.container_port,
-                "mode": "ingress",
-            }
-        )
     document = _document(
         docker,
-        iptables=_iptables(iptables, texts[IPV4], texts[IPV6]),
-        services=[{"name": name, "ports": ports} for name, ports in by_service.items()],
-        proxies=proxies if proxy else [],
+        iptables=_iptables(tools, texts[IPV4], texts[IPV6]),
+        nft=_nft(ruleset),
+        services=_services(swarm),
+        proxies=proxies if made.proxy else [],
         # Without a proxy, engines before 28 keep the port with a socket of their own.
-        listening=_listening(proxies if proxy or version < (28,) else [], sockets),
-        sysctls=_sysctls([net.bridge for net in nets], any(net.subnets[IPV6] for net in nets), bridge_nf, not proxy),
+        listening=_listening(proxies if made.proxy or version < (28,) else [], sockets),
+        sysctls=_sysctls(
+            [net.bridge for net in nets], any(net.subnets[IPV6] for net in nets), bridge_nf, not made.proxy
+        ),
         interfaces=interfaces,
         routes=_routes(interfaces, ROUTERS),
         saved=dict(saved or {}),
@@ -1312,18 +1485,103 @@ def host(
 # Big hosts -------------------------------------------------------------------------------------------------------
 
 
-def large(containers: int, rules: int, seed: int = 0) -> Document:
-    """A host with that many containers and rules in DOCKER-USER and its own chains, for measuring; always the same."""
-    chance = random.Random(seed)
+#: Inner ports of a typical fleet: many containers share one, which is where rules by port go wrong.
+_INNER = (80, 80, 8080, 8080, 8080, 443, 3000, 5432, 6379, 9000, 9090, 53)
+
+
+def _fleet(containers: int, chance: random.Random) -> t.Tuple[t.List[Net], t.List[Box]]:
     count = max(1, min(29, containers // 12))
-    nets = [Net("net%d" % number, "10.%d.0.0/22" % (100 + number)) for number in range(count)]
-    boxes = [
-        Box(
-            "box%d" % n, "%d:%d" % (10000 + n, chance.choice((80, 443, 8080, 5432, 6379))), network=nets[n % count].name
-        )
-        for n in range(containers)
+    nets = [
+        Net("net%d" % number, "10.%d.0.0/21" % (100 + number), "" if number % 5 else "fd00:%x::/64" % (100 + number))
+        for number in range(count)
     ]
+    boxes = []
+    for number in range(containers):
+        specs = []
+        for extra in range(chance.choice((0, 1, 1, 1, 2, 3))):
+            where = chance.choice(("", "", "", "", "127.0.0.1:", "203.0.113.1:"))
+            protocol = chance.choice(("", "", "", "", "/udp"))
+            specs.append("%s%d:%d%s" % (where, 1024 + 3 * number + extra, chance.choice(_INNER) + extra, protocol))
+        network = "bridge" if number % 10 == 0 else nets[number % count].name
+        also = [nets[(number + 1) % count].name] if number % 17 == 3 and count > 1 and network != "bridge" else []
+        boxes.append(Box("box%d" % number, *specs, network=network, also=also, running=number % 23 != 7))
+    return nets, boxes
+
+
+class _Guarded(t.NamedTuple):
+    """A port that rules can be about: where it is published (0: nowhere), and where that leads."""
+
+    address: str
+    bridge: str
+    protocol: str
+    host_port: int
+    container_port: int
+
+
+def _guarded(document: Document) -> t.List[_Guarded]:
+    found = []
+    bridges = {item["Name"]: _bridge(item) for item in document["docker"]["networks"] if item["Driver"] == "bridge"}
+    for container in document["docker"]["containers"]:
+        networks = container["NetworkSettings"]["Networks"]
+        endpoint = _publishing(networks)
+        for port in container["Ports"]:
+            if endpoint is not None and ":" not in port["IP"]:
+                bridge = next(bridges[name] for name, item in networks.items() if item is endpoint)
+                found.append(
+                    _Guarded(endpoint["IPAddress"], bridge, port["Type"], port["PublicPort"], port["PrivatePort"])
+                )
+    return found or [_Guarded("172.17.0.2", "docker0", "tcp", 0, 80)]
+
+
+def _source(chance: random.Random) -> str:
+    return "198.%d.%d.%d" % (chance.choice((18, 19)), chance.randrange(256), chance.randrange(1, 255))
+
+
+def _tenth(number: int, about: _Guarded, chance: random.Random) -> t.List[str]:
+    """Some rules of one kind; which kind, that depends on the number."""
+    named = '-m comment --comment "rule %d"' % number
+    port = f"-p {about.protocol} -m {about.protocol} --dport {about.container_port}"
+    original = "-m conntrack --ctstate DNAT --ctorigdstport %d --ctdir ORIGINAL" % about.host_port
+    several = ",".join(str(about.container_port + n) for n in range(chance.randrange(2, 6)))
+    kinds: t.Dict[int, t.List[str]] = {
+        0: [
+            "-A DOCKER-USER -s %s/32 -d %s/32 ! -i %s %s -j ACCEPT"
+            % (_source(chance), about.address, about.bridge, port),
+            "-A DOCKER-USER -d %s/32 ! -i %s %s -j DROP" % (about.address, about.bridge, port),
+        ],
+        1: ["-A DOCKER-USER -d %s/32 -i eth0 %s %s -j DROP" % (about.address, port, named)],
+        2: ["-A DOCKER-USER -p %s %s %s -j DROP" % (about.protocol, original, named)],
+        3: ["-A DOCKER-USER -i eth0 -p %s -m conntrack --ctorigdstport %d -j DROP" % (about.protocol, about.host_port)],
+        4: ["-A DOCKER-USER -d %s/32 -p tcp -m multiport --dports %s %s -j DROP" % (about.address, several, named)],
+        5: ["-A APPS -s %s/32 -d %s/32 %s -j RETURN" % (_source(chance), about.address, port)],
+        6: ["-A APPS -d %s/32 %s %s -j REJECT --reject-with icmp-port-unreachable" % (about.address, port, named)],
+        7: ["-A BANNED -s %s/32 -j DROP" % _source(chance)],
+        8: ["-A BANNED -s %s/32 %s -j REJECT --reject-with icmp-port-unreachable" % (_source(chance), named)],
+        9: ["-A DOCKER-USER -s %s/32 -j DROP" % _source(chance)],
+    }
+    if number % 97 == 13:
+        return ["-A DOCKER-USER -i eth0 %s -j DROP" % port]
+    return kinds[number % 10]
+
+
+def large(containers: int, rules: int, seed: int = 0) -> Document:
+    """A host for measuring, with so many containers and rules of a person's making; always the same for a seed.
+
+    The containers are on at most thirty bridges. The rules are in DOCKER-USER and in two chains that it jumps to: by
+    address, by host port, by port alone (few), several ports, and a list of banned sources.
+    """
+    chance = random.Random(seed)
+    nets, boxes = _fleet(containers, chance)
     document = host("28.5", boxes, networks=nets)
-    lines = ["-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"]
-    lines += ["-A DOCKER-USER -s 198.18.%d.%d/32 -j DROP" % (n // 256 % 256, n % 256) for n in range(rules - 1)]
-    return with_rules(document, IPV4, "filter", lines)
+    ports = _guarded(document)
+    lines = [
+        "-A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-A DOCKER-USER -i eth0 -j BANNED",
+        "-A DOCKER-USER -i eth0 -j APPS",
+    ]
+    number = 0
+    while len(lines) < rules - 1:
+        lines += _tenth(number, chance.choice(ports), chance)
+        number += 1
+    lines = [*lines[: max(rules - 1, 0)], "-A DOCKER-USER -j RETURN"][-rules:] if rules else []
+    return with_rules(document, IPV4, "filter", [":BANNED - [0:0]", ":APPS - [0:0]", *lines])
