@@ -25,3 +25,21 @@ attributes:
     description: Target OS/families that can be operated against.
     support: N/A
 """
+
+    # For modules that only read
+    INFO_MODULE = r"""
+options: {}
+attributes:
+  check_mode:
+    support: full
+    details:
+      - This action does not modify state.
+  diff_mode:
+    support: N/A
+    details:
+      - This action does not modify state.
+  idempotent:
+    support: full
+    details:
+      - This action does not modify state.
+"""

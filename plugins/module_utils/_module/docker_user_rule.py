@@ -28,6 +28,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     FirewallError,
     State,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
+    make_docker,
+    make_finder,
+    make_runner,
+    printable,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan, jump_is_first, plan, with_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     Compiled,
@@ -79,35 +85,7 @@ def argument_spec() -> t.Dict[str, t.Any]:
 
 def make_firewall(module: AnsibleModule) -> Firewall:
     """The host's firewall, with the module's way to run and find programs."""
-
-    def run(
-        args: t.Sequence[str],
-        data: t.Optional[bytes],
-        environment: t.Mapping[str, str],
-        descriptors: t.Sequence[int],
-    ) -> t.Tuple[int, bytes, bytes]:
-        result: t.Tuple[int, bytes, bytes] = module.run_command(
-            list(args),
-            data=data,
-            binary_data=True,
-            encoding=None,
-            environ_update=dict(environment),
-            pass_fds=tuple(descriptors),
-        )
-        return result
-
-    def find(program: str) -> t.Optional[str]:
-        found: t.Optional[str] = module.get_bin_path(program, opt_dirs=["/usr/sbin", "/sbin", "/usr/local/sbin"])
-        return found
-
-    return Firewall(run, find)
-
-
-def make_docker() -> Docker:
-    """The engine of this host."""
-    from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
-
-    return Docker()
+    return Firewall(make_runner(module), make_finder(module))
 
 
 def run_module(
@@ -123,7 +101,7 @@ def run_module(
     except DockerSdkMissing as error:
         module.fail_json(msg=missing_required_lib("docker"), exception=error.trace)
     except FirewallError as error:
-        module.fail_json(msg=str(error), **{key: _printable(value) for key, value in error.details.items()})
+        module.fail_json(msg=str(error), **{key: printable(value) for key, value in error.details.items()})
     except (PolicyError, DockerError) as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # noqa: BLE001 -- a traceback is no answer, and never the chain's state
@@ -175,7 +153,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
     for rule in sorted(dead):
         warnings.append(
             "This rule of another tool stands behind an unconditional RETURN in DOCKER-USER, so nothing reads it: %s"
-            % _printable(rule)
+            % printable(rule)
         )
     for family, advice in sorted(late.items()):
         warnings.append(
@@ -264,16 +242,4 @@ def _result(
 
 
 def _lines(rules: t.Iterable[str]) -> t.List[str]:
-    return ["-A %s %s" % (DOCKER_USER, _printable(rule)) for rule in rules]
-
-
-def _printable(value: t.Any) -> t.Any:
-    """Text that JSON and a terminal can hold: bytes that are no UTF-8 and control characters are escaped."""
-    if isinstance(value, str):
-        if value.isprintable():  # no lone surrogate is
-            return value
-        text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
-    return value
+    return ["-A %s %s" % (DOCKER_USER, printable(rule)) for rule in rules]
