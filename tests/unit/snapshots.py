@@ -199,8 +199,8 @@ _HEAD = ("-s", "-d", "-i", "-o", "-p")
 def spelled(rule: str, family: str = IPV4) -> str:
     """The rule as iptables-save prints it, as far as rules in tests go; a text that is unclear stays as it is.
 
-    Addresses and interfaces first, a prefix length on each address, C(-m tcp) for a port, the states' order, and what
-    REJECT does when it is not told.
+    Addresses and interfaces first, networks in their shortest form (and none that is everything), C(-m tcp) for a
+    port, what C(--syn) means, the states' order, and what REJECT does when it is not told.
     """
     words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', rule)
     if " ".join(words) != rule:
@@ -212,16 +212,20 @@ def spelled(rule: str, family: str = IPV4) -> str:
         option = index + (words[index] == "!")
         if option + 1 < len(words) and words[option] in _HEAD and words[option] not in head:
             name, value = words[option], words[option + 1]
-            if name in ("-s", "-d") and "/" not in value:
-                value += "/32" if family == IPV4 else "/128"
-            head[name] = [*words[index:option], name, value]
+            if name in ("-s", "-d"):
+                network = ipaddress.ip_network(value, strict=False)
+                value = "" if network.prefixlen == 0 and option == index else str(network)
+            head[name] = [*words[index:option], name, value] if value else []
             index = option + 2
         else:
             rest.append(words[index])
             index += 1
+    if "--syn" in rest:
+        at = rest.index("--syn")
+        rest[at : at + 1] = ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"]
     protocol = head.get("-p", [""])[-1]
     if protocol in ("tcp", "udp", "sctp") and "-m %s" % protocol not in rule:
-        ports = [at for at, word in enumerate(rest) if word in ("--dport", "--sport", "--syn", "--tcp-flags")]
+        ports = [at for at, word in enumerate(rest) if word in ("--dport", "--sport", "--tcp-flags")]
         if ports:
             first = ports[0] - (rest[ports[0] - 1 : ports[0]] == ["!"])
             rest[first:first] = ["-m", protocol]

@@ -452,6 +452,9 @@ def test_what_cannot_be_made_up_is_said() -> None:
         (IPV4, "! -s 10.0.0.0/8 -o lo -j X", "! -s 10.0.0.0/8 -o lo -j X"),
         (IPV6, "-d fd00::1 -j REJECT", "-d fd00::1/128 -j REJECT --reject-with icmp6-port-unreachable"),
         (IPV4, "-j REJECT", "-j REJECT --reject-with icmp-port-unreachable"),
+        (IPV4, "-p tcp --syn -j X", "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j X"),
+        (IPV4, "-s 10.1.2.3/8 -d 0.0.0.0/0 -j DROP", "-s 10.0.0.0/8 -j DROP"),
+        (IPV6, "-s fd00:0:0::1/64 -j X", "-s fd00::/64 -j X"),
         (
             IPV4,
             "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
