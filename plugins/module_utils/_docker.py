@@ -7,7 +7,8 @@
 
 """The only code that talks to the Docker Engine API, through the Docker SDK for Python.
 
-Two requests list all containers and networks; one more per target container tells its fixed port bindings.
+Two requests list all containers and networks; one more per target container tells its fixed port bindings. A snapshot
+takes five for the whole host.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     DockerError,
     DockerSdkMissing,
     Inventory,
+    Json,
     parse_bindings,
     parse_inventory,
 )
@@ -50,6 +52,14 @@ def _socket() -> str:
     """The engine of this host: DOCKER_HOST if it names a socket, as rules here cannot protect containers elsewhere."""
     configured = os.environ.get("DOCKER_HOST", "")
     return configured if configured.startswith("unix://") else DEFAULT_SOCKET
+
+
+class DockerSilent(DockerError):
+    """The engine does not answer. ``short`` says so to somebody who looks nothing up."""
+
+    def __init__(self, socket: str, reason: str) -> None:
+        self.short = "Docker does not answer at %s (%s): start it (systemctl start docker)." % (socket, reason)
+        super().__init__(self.short[:-1] + ", or protect a host port with published_port, which needs no look-up.")
 
 
 class Docker:
@@ -80,10 +90,7 @@ class Docker:
             ) from error
         except Exception as error:
             # requests, urllib3 and http.client each have their own; the SDK hands all of them through.
-            raise DockerError(
-                "Docker does not answer at %s (%s): start it (systemctl start docker), or protect a host port with "
-                "published_port, which needs no look-up." % (self._socket, _reason(error))
-            ) from error
+            raise DockerSilent(self._socket, _reason(error)) from error
 
     def inventory(self) -> Inventory:
         """All containers, running or not, and all networks."""
@@ -92,6 +99,26 @@ class Docker:
         with self._answers("GET /networks"):
             networks = self._client.networks()
         return parse_inventory(containers, networks)
+
+    def answers(self) -> t.Dict[str, t.Any]:
+        """What the engine says of itself, of all containers and all networks, as it says it."""
+        found: t.Dict[str, t.Any] = {}
+        with self._answers("GET /version"):
+            found["version"] = self._client.version()
+        with self._answers("GET /info"):
+            found["info"] = self._client.info()
+        with self._answers("GET /containers/json"):
+            found["containers"] = self._client.containers(all=True)
+        with self._answers("GET /networks"):
+            found["networks"] = self._client.networks()
+        return found
+
+    def services(self) -> t.List[Json]:
+        """The services of the Swarm that this node is a manager of."""
+        client: t.Any = self._client
+        with self._answers("GET /services"):
+            found: t.List[Json] = client.services()
+        return found
 
     def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
         """The container's fixed port bindings."""

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import time
 import typing as t
 from contextlib import ExitStack, contextmanager
@@ -129,6 +130,7 @@ class Firewall:
         self._own_lock = os.path.join(lock_directory, os.path.basename(OWN_LOCK)) if lock_directory else OWN_LOCK
         self._programs: t.Dict[str, t.Optional[str]] = {}
         self._default_variants: t.Dict[str, str] = {}
+        self._versions: t.Dict[str, str] = {}
         self._locks: t.Dict[str, int] = {}
 
     # Reading
@@ -150,6 +152,8 @@ class Firewall:
     def _default_variant(self, family: str, program: str) -> str:
         if family not in self._default_variants:
             _rc, out, _err = self._run([program, "--version"], None, {"LC_ALL": "C"}, ())
+            version = re.search(r" v([0-9][0-9.]*)", _decode(out))
+            self._versions[family] = version.group(1) if version else ""
             # Versions before 1.8 have one variant and do not name it.
             self._default_variants[family] = NFT if b"nf_tables" in out else LEGACY
         return self._default_variants[family]
@@ -158,17 +162,48 @@ class Firewall:
         if variant == LEGACY and not _legacy_has_filter(family):
             return None
         program = self._tool(family, variant, "save")
-        if program is None:
-            return None
-        command = [program, "-t", "filter"]
+        return None if program is None else parse_dump(_decode(self._run_save(program, "filter")), family)
+
+    def _run_save(self, program: str, table: str) -> bytes:
+        command = [program] + (["-t", table] if table else [])
         rc, out, err = self._run(command, None, {"LC_ALL": "C"}, ())
         if rc != 0:
             text = _decode(err)
             raise FirewallError(
-                "%s cannot read the filter table: %s." % (os.path.basename(program), _last_line(text).rstrip(".")),
+                "%s cannot read the %s: %s."
+                % (os.path.basename(program), table + " table" if table else "rules", _last_line(text).rstrip(".")),
                 {"rc": rc, "cmd": command, "stdout": _decode(out), "stderr": text},
             )
-        return parse_dump(_decode(out), family)
+        return out
+
+    def defaults(self) -> t.Tuple[str, t.Dict[str, str]]:
+        """The version of iptables, and the variant of each family's plain command; empty where there is none."""
+        for family, command in _COMMANDS.items():
+            plain = self._program(command + "-save")
+            if plain is not None:
+                self._default_variant(family, plain)
+        return next(iter(self._versions.values()), ""), dict(self._default_variants)
+
+    def can_read(self, family: str, variant: str) -> bool:
+        """True if there is a program that reads the variant."""
+        return self._tool(family, variant, "save") is not None
+
+    def save_all(self, family: str, variant: str, table: str = "") -> bytes:
+        """What C(iptables-save) prints for all tables of a variant (or one of them), empty if there are none.
+
+        Of nftables it must be known that it is loaded: asking would load it.
+
+        :raises FirewallError: the program is missing or cannot read them.
+        """
+        if variant == LEGACY and not legacy_tables(family):
+            return b""
+        program = self._tool(family, variant, "save")
+        if program is None:
+            raise FirewallError(
+                "No %s-%s-save was found to read the rules of that variant: install the package iptables."
+                % (_COMMANDS[family], variant)
+            )
+        return self._run_save(program, table)
 
     def _family_table(self, family: str, preferred: str) -> t.Optional[t.Tuple[str, Table]]:
         """Variant and filter table that hold Docker's chains; the preferred (or only) one if none does."""
@@ -392,12 +427,17 @@ def _written_by_us(state: State) -> t.Dict[str, t.List[t.List[str]]]:
     }
 
 
-def _legacy_has_filter(family: str) -> bool:
+def legacy_tables(family: str) -> t.List[str]:
+    """The legacy tables that the kernel has; asking for another would make it."""
     try:
         with open(_NAMES_FILES[family]) as names:
-            return "filter" in names.read().split()
+            return names.read().split()
     except OSError:
-        return False
+        return []
+
+
+def _legacy_has_filter(family: str) -> bool:
+    return "filter" in legacy_tables(family)
 
 
 def _lock_text(path: str, wait: float, who: str) -> str:

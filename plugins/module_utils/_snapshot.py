@@ -58,8 +58,15 @@ FAMILIES = (IPV4, IPV6)
 VARIANTS = (NFT, LEGACY)
 
 
+_ANEW = "take a new one (docker_fw_audit with return_snapshot: true) and do not edit it"
+
+
 class SnapshotError(Exception):
-    """A document that is no snapshot, as one sentence."""
+    """A document that is no snapshot, as one sentence; ``reason`` says only what is wrong, and where."""
+
+    def __init__(self, reason: str, text: str = "In the snapshot %s: " + _ANEW + ".") -> None:
+        super().__init__(text % reason)
+        self.reason = reason
 
 
 class Hole(t.NamedTuple):
@@ -373,11 +380,8 @@ def _what(value: t.Any) -> str:
     return "a number" if isinstance(value, (int, float)) else "something else"
 
 
-_ANEW = "Take a new snapshot (docker_fw_audit with return_snapshot: true), and do not edit it"
-
-
 def _fail(path: _Path, wanted: str, value: t.Any) -> t.NoReturn:
-    raise SnapshotError("In the snapshot %s must be %s, and is %s. %s." % (_said(path), wanted, _what(value), _ANEW))
+    raise SnapshotError("%s must be %s, and is %s" % (_said(path), wanted, _what(value)))
 
 
 def _check(value: t.Any, shape: t.Any, path: _Path) -> None:
@@ -435,9 +439,7 @@ def check_part(part: str, value: t.Any) -> None:
             for variant in VARIANTS:
                 fault = dump_fault((value.get(family) or {}).get(variant) or "")
                 if fault:
-                    raise SnapshotError(
-                        "In the snapshot iptables.%s.%s is no whole dump: %s. %s." % (family, variant, fault, _ANEW)
-                    )
+                    raise SnapshotError("iptables.%s.%s is no whole dump, as %s" % (family, variant, fault))
     elif part == "ipsets":
         parse_sets(value)
 
@@ -478,10 +480,7 @@ def parse_sets(text: str) -> t.Dict[str, IpSet]:
                 continue
         elif not line or line.isspace():
             continue
-        raise SnapshotError(
-            "In the snapshot ipsets has a line %d that ipset save does not print: %s. %s."
-            % (number, _what(line), _ANEW)
-        )
+        raise SnapshotError("line %d of ipsets is none that ipset save prints, but %s" % (number, _what(line)))
     return {
         name: item._replace(entries=tuple(entries[name]), complete=name not in incomplete)
         for name, item in found.items()
@@ -553,19 +552,22 @@ def from_json(data: t.Any) -> Snapshot:
     """
     if not isinstance(data, t.Mapping):
         raise SnapshotError(
+            _what(data),
             "A snapshot is a mapping, and this is %s: give what docker_fw_audit returned as snapshot, from a file with "
-            "snapshot: \"{{ lookup('file', 'host.json') | from_json }}\"." % _what(data)
+            "snapshot: \"{{ lookup('file', 'host.json') | from_json }}\".",
         )
     version = data.get("quaywall_snapshot")
     if version is None:
         raise SnapshotError(
-            "This is no snapshot, as it has no key quaywall_snapshot: give what docker_fw_audit with return_snapshot: "
-            "true returned as snapshot, and not the whole result around it."
+            "it has no key quaywall_snapshot",
+            "This is no snapshot, as %s: give what docker_fw_audit with return_snapshot: true returned as snapshot, not "
+            "the whole result around it.",
         )
     if not _is_number(version) or version != VERSION:
         raise SnapshotError(
-            "This snapshot is of version %s, and this collection reads version %d: take it with the same version of "
-            "quaywall.docker that judges it." % (version if _is_number(version) else _what(version), VERSION)
+            "version %s" % (version if _is_number(version) else _what(version)),
+            "This snapshot is of %%s, and this collection reads version %d: take it with the same version of "
+            "quaywall.docker that judges it." % VERSION,
         )
     listed = data.get("holes")
     if listed is not None:
@@ -592,7 +594,7 @@ def from_json(data: t.Any) -> Snapshot:
         # A file that somebody wrote by hand is no fault of the snapshot's.
         fault = dump_fault(text or "")
         if fault:
-            holes.append(Hole("saved", "%s is no whole dump of rules, so it was not judged: %s." % (path, fault)))
+            holes.append(Hole("saved", "%s is no whole dump of rules, as %s: save it anew." % (path, fault)))
         elif text is not None:
             saved[path] = parse_dump(text, _saved_family(path))
     texts = {
