@@ -27,12 +27,11 @@ PLACE: t.Final = "/opt/quaywall-test"
 REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
 
 _RUN = f"""
-import sys
+import importlib, sys
 sys.path.insert(0, {PLACE!r})
 from ansible.module_utils import basic
 basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = sys.stdin.buffer.read(), "legacy"
-from ansible_collections.quaywall.docker.plugins.modules.docker_user_rule import main
-main()
+importlib.import_module("ansible_collections.quaywall.docker.plugins.modules." + sys.argv[1]).main()
 """
 
 
@@ -80,9 +79,9 @@ def install(host: Host) -> None:
     host.run(unpack, stdin=base64.b64encode(_archive()).decode())
 
 
-def command() -> list[str]:
-    """The command that runs docker_user_rule with JSON arguments from standard input."""
-    return ["python3", "-B", "-c", _RUN]
+def command(module: str = "docker_user_rule") -> list[str]:
+    """The command that runs a module with JSON arguments from standard input."""
+    return ["python3", "-B", "-c", _RUN, module]
 
 
 def arguments(check: bool = False, diff: bool = False, **options: t.Any) -> str:
@@ -91,10 +90,19 @@ def arguments(check: bool = False, diff: bool = False, **options: t.Any) -> str:
     return json.dumps({"ANSIBLE_MODULE_ARGS": {**options, **internal}})
 
 
-def docker_user_rule(host: Host, check: bool = False, diff: bool = False, **options: t.Any) -> ModuleResult:
-    """Run docker_user_rule on the host."""
-    done = host.run(command(), stdin=arguments(check, diff, **options), check=False)
+def _run(host: Host, module: str, check: bool, diff: bool, options: dict[str, t.Any]) -> ModuleResult:
+    done = host.run(command(module), stdin=arguments(check, diff, **options), check=False)
     try:
         return ModuleResult(json.loads(done.stdout))
     except ValueError as error:
         raise AssertionError(f"no JSON from the module: {done.stdout!r} {done.stderr!r}") from error
+
+
+def docker_user_rule(host: Host, check: bool = False, diff: bool = False, **options: t.Any) -> ModuleResult:
+    """Run docker_user_rule on the host."""
+    return _run(host, "docker_user_rule", check, diff, options)
+
+
+def docker_fw_audit(host: Host, check: bool = False, **options: t.Any) -> ModuleResult:
+    """Run docker_fw_audit on the host."""
+    return _run(host, "docker_fw_audit", check, False, options)
