@@ -161,9 +161,9 @@ class SwarmPort(t.NamedTuple):
 
 
 class IpSet(t.NamedTuple):
-    """A set of addresses. ``entries`` alone say what it matches only if it is ``complete``.
-
-    It is not with exceptions (C(nomatch)) in it, nor with lines that are not understood.
+    """A set of addresses. ``entries`` alone say what it matches only if it is ``complete``: it is not with exceptions
+    (C(nomatch)) and the like, which are not among them. An entry is an element as ipset prints it, such as
+    C(10.0.0.0/8) or C(10.0.0.1,tcp:80), with the set's netmask.
     """
 
     name: str
@@ -377,6 +377,8 @@ def _what(value: t.Any) -> str:
         return "a mapping"
     if isinstance(value, (list, tuple)):
         return "a list"
+    if isinstance(value, int) and abs(value) < 10**18:
+        return "the number %d" % value
     return "a number" if isinstance(value, (int, float)) else "something else"
 
 
@@ -446,7 +448,23 @@ def check_part(part: str, value: t.Any) -> None:
 
 # From a document -----------------------------------------------------------------------------------------------------
 
-_SET_KIND = re.compile(r" ((?:hash|bitmap|list):[a-z0-9,]+)(?: |\Z)")
+_SET_KIND = re.compile(r" ((?:hash|bitmap|list):[a-z0-9,]+)(?= |\Z)")
+_NETMASK = re.compile(r" netmask ([0-9]{1,3})(?= |\Z)")
+# What the entries do not show: they match but for these, or by a mask, or by the beginning of a name.
+_HIDDEN = frozenset(("nomatch", "wildcard"))
+_MASKS = (" bitmask ", " markmask ")
+
+
+def _set_head(line: str) -> t.Optional[t.Tuple[IpSet, str]]:
+    """The set, still empty, and what to append to its addresses, by C(create NAME TYPE ...)."""
+    kind = _SET_KIND.search(line, 7)
+    if kind is None:
+        return None
+    options = line[kind.end() :]
+    netmask = _NETMASK.search(options)
+    family = IPV6 if " family inet6 " in options + " " else IPV4
+    complete = not any(mask in options for mask in _MASKS)
+    return IpSet(line[7 : kind.start()], kind.group(1), family, (), complete), "/" + netmask.group(1) if netmask else ""
 
 
 def parse_sets(text: str) -> t.Dict[str, IpSet]:
@@ -456,35 +474,34 @@ def parse_sets(text: str) -> t.Dict[str, IpSet]:
     """
     found: t.Dict[str, IpSet] = {}
     entries: t.Dict[str, t.List[str]] = {}
-    incomplete: t.Set[str] = set()
-    last = ""
+    masks: t.Dict[str, str] = {}
+    name = ""
     for number, line in enumerate(text.split("\n"), 1):
+        words: t.List[str] = []
         if line.startswith("create "):
-            kind = _SET_KIND.search(line, 7)
-            if kind is not None:
-                last = line[7 : kind.start()]
-                family = IPV6 if line.endswith(" family inet6") or " family inet6 " in line[kind.end() - 1 :] else IPV4
-                found[last] = IpSet(last, kind.group(1), family, (), True)
-                entries[last] = []
+            head = _set_head(line)
+            if head is not None:
+                name = head[0].name
+                found[name], masks[name] = head
+                entries[name] = []
                 continue
         elif line.startswith("add "):
-            if not line.startswith(last + " ", 4):
-                last = max((name for name in found if line.startswith(name + " ", 4)), key=len, default=last)
-            words = line[4 + len(last) :].split(" ") if line.startswith(last + " ", 4) else []
-            if len(words) > 1 and words[1] and last in found:
-                # An element of a set is one word, but a set in a list may have blanks in its name.
-                if "nomatch" in words[2:] or (found[last].kind == "list:set" and len(words) > 2):
-                    incomplete.add(last)
-                else:
-                    entries[last].append(words[1])
-                continue
+            # An entry follows its set, or is that of another set with a name that it begins with.
+            if not line.startswith(name + " ", 4):
+                name = max((known for known in found if line.startswith(known + " ", 4)), key=len, default=name)
+            if name in found and line.startswith(name + " ", 4):
+                words = line[5 + len(name) :].split(" ")
         elif not line or line.isspace():
             continue
-        raise SnapshotError("line %d of ipsets is none that ipset save prints, but %s" % (number, _what(line)))
-    return {
-        name: item._replace(entries=tuple(entries[name]), complete=name not in incomplete)
-        for name, item in found.items()
-    }
+        if not words or not words[0]:
+            raise SnapshotError("line %d of ipsets is none that ipset save prints, but %s" % (number, _what(line)))
+        if _HIDDEN & set(words[1:]) or (found[name].kind == "list:set" and len(words) > 1):
+            # In a list a set's name may hold blanks, and look like options.
+            found[name] = found[name]._replace(complete=False)
+        else:
+            address, comma, rest = words[0].partition(",")
+            entries[name].append(address + masks[name] + comma + rest)
+    return {key: item._replace(entries=tuple(entries[key])) for key, item in found.items()}
 
 
 def _engine(docker: Json) -> Engine:
@@ -560,13 +577,13 @@ def from_json(data: t.Any) -> Snapshot:
     if version is None:
         raise SnapshotError(
             "it has no key quaywall_snapshot",
-            "This is no snapshot, as %s: give what docker_fw_audit with return_snapshot: true returned as snapshot, not "
-            "the whole result around it.",
+            "This is no snapshot, as %s: give what docker_fw_audit with return_snapshot: true returned as snapshot, and "
+            "nothing around it.",
         )
     if not _is_number(version) or version != VERSION:
         raise SnapshotError(
-            "version %s" % (version if _is_number(version) else _what(version)),
-            "This snapshot is of %%s, and this collection reads version %d: take it with the same version of "
+            _what(version),
+            "This snapshot is of a version that is %%s, and this collection reads version %d: take it with the same version of "
             "quaywall.docker that judges it." % VERSION,
         )
     listed = data.get("holes")
