@@ -195,6 +195,38 @@ class Survey:
             return False if self.snapshot.sysctls else None
         return value.strip() == "1"
 
+    @functools.cached_property
+    def nftables(self) -> t.FrozenSet[str]:
+        """The families whose rules Docker keeps in nftables' tables of its own, where nothing reads DOCKER-USER.
+
+        C(/info) alone is no proof: 28.2 to 28.5 name that backend and use iptables all the same.
+        """
+        snapshot = self.snapshot
+        names = {"ip": IPV4, "ip6": IPV6}
+        if snapshot.nft is not None:
+            tables = [item["table"] for item in snapshot.nft.docker if isinstance(item.get("table"), dict)]
+            found = {names[key] for key in (str(table.get("family")) for table in tables) if key in names}
+        else:
+            engine = snapshot.engine
+            told = engine is not None and engine.backend.startswith("nftables") and engine.version >= (29,)
+            found = set(FAMILIES) if told else set()
+        return frozenset(family for family in found if not self.family(family).docker_manages)
+
+    def unread(self, part: str) -> bool:
+        """True if a part of the snapshot, or a part of that part, could not be read."""
+        return any((hole.part + "_").startswith(part + "_") for hole in self.snapshot.holes)
+
+    def strangers(self, family: str, *hooks: str) -> t.Tuple[str, ...]:
+        """Reasons: chains of nftables besides iptables' and Docker's that may stop packets at one of the hooks."""
+        if self.snapshot.nft is None:
+            return ()
+        families = ("inet", "ip" if family == IPV4 else "ip6")
+        return tuple(
+            "what nftables' chain %s of table %s %s stops" % (chain.chain, chain.family, chain.table)
+            for chain in self.snapshot.nft.base_chains
+            if chain.stops and chain.hook in hooks and chain.family in families and chain.table != "docker-bridges"
+        )
+
     def family(self, family: str) -> Family:
         """The survey of one family."""
         if family not in self._families:
@@ -218,15 +250,23 @@ class Survey:
 
 
 class Family:
-    """What the checks ask about one family, in the variant of iptables that Docker uses."""
+    """What the checks ask about one family, in the variant of iptables that Docker uses unless another is named."""
 
-    def __init__(self, survey: Survey, family: str) -> None:
+    def __init__(self, survey: Survey, family: str, variant: str = "") -> None:
         self.survey = survey
         self.name = family
-        self.variant = docker_variant(survey.snapshot, family)
+        self.variant = variant or docker_variant(survey.snapshot, family)
         self.dump: t.Optional[Dump] = survey.snapshot.dumps.get((family, self.variant))
         self._programs: t.Dict[str, Program] = {}
         self._walks: t.Dict[t.Tuple[str, str, Flow, t.Optional[Intervals]], t.List[Outcome]] = {}
+
+    @functools.cached_property
+    def other(self) -> t.Optional[Family]:
+        """The same family in the other variant of iptables; None if nothing is there."""
+        for family, variant in self.survey.snapshot.dumps:
+            if family == self.name and variant != self.variant:
+                return Family(self.survey, family, variant)
+        return None
 
     # Tables and chains
 
