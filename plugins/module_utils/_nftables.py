@@ -133,6 +133,7 @@ class _Table:
     """One table's chains, rules and verdict maps."""
 
     def __init__(self) -> None:
+        self.flagged = False
         self.dormant = False
         self.chains: t.Dict[str, Json] = {}
         self.rules: t.Dict[str, t.List[t.Any]] = {}
@@ -174,9 +175,10 @@ def _tables(objects: t.Iterable[Json]) -> t.Dict[TableKey, _Table]:
                 continue
             if kind == "table":
                 table = tables.setdefault((value["family"], value["name"]), _Table())
-                flags = value.get("flags") or ()
-                # nft 1.0.6 prints the first letter of a single flag, and no other flag has the same.
-                table.dormant = flags in ("d", "dormant") or "dormant" in flags
+                flags = value.get("flags") or []
+                table.flagged = bool(flags)
+                # nft 1.0.6 prints the table's name in place of a flag: then it counts as one that is read.
+                table.dormant = "dormant" in (flags if isinstance(flags, list) else [flags])
             elif "table" in value and "family" in value:
                 table = tables.setdefault((value["family"], value["table"]), _Table())
                 if kind == "chain":
@@ -222,8 +224,8 @@ def summary(objects: t.Sequence[Json]) -> t.Dict[str, t.Any]:
     for (family, name), table in _tables(objects).items():
         if _is_ours(family, name):
             for chain in table.chains:
-                # iptables shows the rules of a table that is switched off as if they were read.
-                if table.dormant or not all(map(_is_iptables_rule, table.rules.get(chain, ()))):
+                # iptables shows the rules of a table that is switched off (dormant) as if they were read.
+                if table.flagged or not all(map(_is_iptables_rule, table.rules.get(chain, ()))):
                     misprinted[FAMILIES[family]].append("%s %s" % (name, chain))
         elif name != DOCKER_BRIDGES and not table.dormant:
             for chain, head in table.chains.items():
