@@ -82,6 +82,12 @@ def _clean(value: t.Any) -> t.Any:
     return value
 
 
+def _one_line(text: str) -> str:
+    """A sentence, whatever a program's error had in it."""
+    words = " ".join(_clean(text).split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in words)
+
+
 def _load(output: bytes) -> t.Any:
     """JSON that a program printed, whatever bytes are in its texts."""
     return _clean(json.loads(output.decode("utf-8", "surrogateescape"), strict=False))
@@ -276,7 +282,7 @@ class _Collector:
         self.holes: t.List[t.Dict[str, str]] = []
 
     def hole(self, part: str, reason: str) -> None:
-        self.holes.append({"part": part, "reason": _clean(reason)})
+        self.holes.append({"part": part, "reason": _one_line(reason)})
 
     def part(self, name: str, reader: t.Callable[[], t.Any]) -> None:
         """Read one part, or leave a hole."""
@@ -290,11 +296,18 @@ class _Collector:
             self.hole(name, str(error))
         except SnapshotError as error:
             value = None
-            self.hole(name, "What the host told cannot be judged, as %s: please report it." % error.reason)
+            self.hole(
+                name,
+                "What the host told has an unknown form, so nothing of it was judged: please report it (%s)."
+                % error.reason,
+            )
         except Exception as error:  # noqa: BLE001 -- of a host in any state the rest can still be judged
             value = None
+            form = isinstance(error, (AttributeError, TypeError, LookupError, ValueError))
+            what = "What the host told has an unknown form" if form else "Reading it failed"
             self.hole(
-                name, "Reading it failed unexpectedly (%s: %s): please report it." % (type(error).__name__, error)
+                name,
+                "%s, so nothing of it was judged: please report it (%s: %s)." % (what, type(error).__name__, error),
             )
         self.document[name] = value
 
