@@ -212,9 +212,16 @@ class Survey:
             found = set(FAMILIES) if told else set()
         return frozenset(family for family in found if not self.family(family).docker_manages)
 
+    @property
+    def rootless(self) -> bool:
+        """True if the engine has a network namespace of its own, and its rules there."""
+        info = (self.snapshot.data.get("docker") or {}).get("info") or {}
+        return any("rootless" in option for option in info.get("SecurityOptions") or ())
+
     def unread(self, part: str) -> bool:
-        """True if a part of the snapshot, or a part of that part, could not be read."""
-        return any((hole.part + "_").startswith(part + "_") for hole in self.snapshot.holes)
+        """True if a part of the snapshot could not be read, or something in it, or all that it is in."""
+        names = [hole.part + "_" for hole in self.snapshot.holes]
+        return any(name.startswith(part + "_") or (part + "_").startswith(name) for name in names)
 
     def strangers(self, family: str, *hooks: str) -> t.Tuple[str, ...]:
         """Reasons: chains of nftables besides iptables' and Docker's that may stop packets at one of the hooks."""

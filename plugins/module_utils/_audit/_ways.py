@@ -1,0 +1,784 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""Checks about the ways to a container that a rule in DOCKER-USER leaves open: IPv6, docker-proxy, its own address.
+
+A port counts as closed if somebody's own rule stops more than half of all addresses that come in through an interface:
+a ban list closes nothing, and what it lacks in the other family is no gap.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
+    DIRECT,
+    HIGH,
+    INFO,
+    MEDIUM,
+    PROXIED,
+    Affected,
+    Finding,
+    Fix,
+    Json,
+    Place,
+    listed,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._fixes import command, command_task, fix, shell
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
+    FAMILY_TEXTS,
+    Endpoint,
+    Family,
+    Published,
+    Survey,
+    is_dockers,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
+    EVERYTHING,
+    NOTHING,
+    Intervals,
+    covers,
+    intersect,
+    join,
+    of_network,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import merge_ports
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, port_ranges
+from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
+    ANY_PORT,
+    PEER,
+    SOURCE,
+    Flow,
+    Outcome,
+    Site,
+)
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Network
+
+#: Tables and chains that a packet passes: before it is routed, when it is forwarded, and when it is for the host.
+_ARRIVING = (("raw", "PREROUTING"), ("mangle", "PREROUTING"))
+_FORWARDED = (("mangle", FORWARD), ("filter", FORWARD))
+_LOCAL = (("mangle", "INPUT"), ("filter", "INPUT"))
+_Leg = t.Tuple[t.Tuple[t.Tuple[str, str], ...], Flow]
+
+#: A fix of more policies or rules than this is no fix that anybody reads.
+_MOST_STEPS = 20
+
+_COMMANDS = {IPV4: "iptables", IPV6: "ip6tables"}
+_ANYBODY = {IPV4: "0.0.0.0", IPV6: "::"}
+
+
+# Who gets through ----------------------------------------------------------------------------------------------------
+
+
+def mostly(peers: Intervals, family: str) -> bool:
+    """True if these are more than half of all addresses."""
+    everybody = EVERYTHING[family]
+    if peers is everybody:
+        return True
+    return 2 * sum(high - low + 1 for low, high in peers) > everybody[0][1]
+
+
+def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]]:
+    """Who gets through all chains of both variants of iptables, and what that hangs on.
+
+    Nothing is said where it is certain for more than half of all addresses.
+    """
+    everybody = EVERYTHING[family.name]
+    within, certain = everybody, everybody
+    reasons: t.Tuple[str, ...] = ()
+    for variant in (family, family.other):
+        for chains, flow in legs:
+            for table, chain in chains:
+                if variant is None or chain not in variant.table(table).chains:
+                    continue
+                passed = [item for item in variant.walk(flow, chain, within, table) if not item.denies]
+                sure = [item for item in passed if not item.reasons]
+                if len(sure) < len(passed):
+                    certain = intersect(certain, _peers(sure))
+                    new = [reason for item in passed for reason in item.reasons]
+                    reasons += tuple(reason for reason in dict.fromkeys(new) if reason not in reasons)
+                within = _peers(passed)
+                if not within:
+                    return NOTHING, ()
+    if reasons and mostly(intersect(certain, within), family.name):
+        return intersect(certain, within), ()
+    return within, reasons
+
+
+def _peers(outcomes: t.Sequence[Outcome]) -> Intervals:
+    if len(outcomes) == 1:
+        return outcomes[0].peers
+    return join(piece for outcome in outcomes for piece in outcome.peers)
+
+
+def _to_host(family: Family, published: Published, interface: str) -> Flow:
+    """A first packet from outside to the host's own port, before DNAT or for docker-proxy."""
+    binding = published.binding
+    address = family.host_side(binding) or EVERYTHING[family.name]
+    port = (binding.host_port, binding.host_port)
+    return Flow(
+        family=family.name,
+        peer=SOURCE,
+        protocol=binding.protocol,
+        in_interface=interface,
+        out_interface="",
+        address=address,
+        destination_ports=port,
+        original=(PEER, address),
+        original_ports=(ANY_PORT, port),
+        reply=(address, PEER),
+        reply_ports=(port, ANY_PORT),
+        destination_type="LOCAL",
+    )
+
+
+# Closed ports --------------------------------------------------------------------------------------------------------
+
+
+class _Guard(t.NamedTuple):
+    """Somebody's own rule that closes a published port, for one interface."""
+
+    published: Published
+    interface: str
+    peers: Intervals
+    table: str
+    site: Site
+
+
+def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[_Guard]:
+    denied: t.Dict[t.Tuple[str, Site], t.List[Intervals]] = {}
+    within = EVERYTHING[family.name]
+    for table, chain in _FORWARDED:
+        if chain not in family.table(table).chains:
+            continue
+        outcomes = family.walk(flow, chain, within, table)
+        for outcome in outcomes:
+            site = outcome.site
+            if outcome.denies and not outcome.reasons and site is not None and not is_dockers(site.chain):
+                denied.setdefault((table, site), []).append(outcome.peers)
+        if denied and table == "mangle":
+            within = _peers([outcome for outcome in outcomes if not outcome.denies])
+    if not denied:
+        return None
+    found = [pieces for several in denied.values() for pieces in several]
+    peers = found[0] if len(found) == 1 else join(piece for pieces in found for piece in pieces)
+    if not mostly(peers, family.name):
+        return None
+    table, site = max(denied, key=lambda key: sum(high - low for pieces in denied[key] for low, high in pieces))
+    return _Guard(published, flow.in_interface, peers, table, site)
+
+
+def _guards(family: Family, published: Published) -> t.List[_Guard]:
+    """What closes a published port, by the interfaces that rules tell apart."""
+    if published.loopback:
+        return []
+    found = [_guard(family, published, flow) for flow in family.inbound(published)]
+    return [guard for guard in found if guard is not None]
+
+
+_Key = t.Tuple[str, str, int]
+
+
+def _key(published: Published) -> _Key:
+    """The same container's same port, wherever it is published."""
+    return (published.container.id, published.binding.protocol, published.binding.container_port)
+
+
+class _Open(t.NamedTuple):
+    """A port that is closed by a guard, and another way that leads to it."""
+
+    guard: _Guard
+    published: Published
+    peers: Intervals
+    reasons: t.Tuple[str, ...]
+
+
+def _by_guard(family: Family, found: t.Iterable[_Open]) -> t.List[t.Tuple[str, Place, t.List[_Open]]]:
+    """Ports by what closes them: a policy, which may have several rules, or a rule. With its words and its place."""
+    groups: t.Dict[t.Tuple[str, ...], t.Tuple[str, Place, t.List[_Open]]] = {}
+    for item in found:
+        table, site = item.guard.table, item.guard.site
+        mark = mark_of(family.rule(site, table))
+        if mark is not None:
+            key: t.Tuple[str, ...] = ("policy", mark.policy)
+            words, place = "Policy %s" % mark.policy, family.place(table=table, chain=site.chain)
+        else:
+            key = (table, site.chain, str(site.position))
+            inside = "" if table == "filter" else " (table %s)" % table
+            words, place = "Rule %d of %s%s" % (site.position, site.chain, inside), family.place(site, table)
+        groups.setdefault(key, (words, place, []))[2].append(item)
+    return list(groups.values())
+
+
+def ports_text(published: t.Iterable[Published], most: int = 5) -> str:
+    """C(shop (8080->80/tcp, 8443->443/tcp) and admin (9000->8080/tcp))."""
+    ports: t.Dict[str, t.List[str]] = {}
+    for item in published:
+        texts = ports.setdefault(item.container.name, [])
+        if item.text not in texts:
+            texts.append(item.text)
+    return listed(["%s (%s)" % (name, ", ".join(texts)) for name, texts in ports.items()], most)
+
+
+def _unique(published: t.Iterable[Published]) -> t.List[Published]:
+    return list({(_key(item), item.binding): item for item in published}.values())
+
+
+def _all_reasons(found: t.Iterable[_Open], more: t.Iterable[str] = ()) -> t.Tuple[str, ...]:
+    return tuple(dict.fromkeys([reason for item in found for reason in item.reasons] + list(more)))
+
+
+def _host_ports(published: t.Iterable[Published]) -> t.List[t.Tuple[str, str, int, int]]:
+    """Protocol, host address (empty: all) and host ports, runs of ports as ranges."""
+    groups: t.Dict[t.Tuple[str, str], t.List[t.Tuple[int, int]]] = {}
+    for item in published:
+        binding = item.binding
+        address = "" if binding.host_address in _ANYBODY.values() else binding.host_address
+        groups.setdefault((binding.protocol, address), []).append((binding.host_port, binding.host_port))
+    return [(*key, low, high) for key, ports in sorted(groups.items()) for low, high in merge_ports(ports)]
+
+
+def _ipv6_outside(survey: Survey) -> t.Optional[bool]:
+    """Whether machines beyond the host's own links can reach it over IPv6; None if its addresses were not read."""
+    if not survey.snapshot.interfaces:
+        return None
+    link_local = of_network("fe80::/10")
+    outside = set(survey.outside)
+    return any(
+        ":" in address and not covers(link_local, of_network(address.partition("/")[0]))
+        for interface in survey.snapshot.interfaces
+        if interface.name in outside
+        for address in interface.addresses
+    )
+
+
+def _ipv6_severity(survey: Survey) -> t.Tuple[str, t.Tuple[str, ...]]:
+    """How bad a way in over IPv6 is, and what that hangs on."""
+    outside = _ipv6_outside(survey)
+    if outside is None:
+        return HIGH, ("whether the host has an IPv6 address that others reach",)
+    if not outside:
+        # Neighbours on the link reach its link-local address at most.
+        return INFO, ("whether the host gets an IPv6 address that others reach: it has none now",)
+    return HIGH, ()
+
+
+# IPv6 ----------------------------------------------------------------------------------------------------------------
+
+
+def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
+    """A port that is closed on IPv4 and that DNAT leads to over IPv6, where no rule closes it."""
+    four, six = survey.families
+    forwarded = {(_key(item), item.binding.host_port): item for item in six.published if item.dnat}
+    if not forwarded:
+        return
+    found = []
+    for published in four.published:
+        twin = forwarded.get((_key(published), published.binding.host_port))
+        flows = [] if twin is None else six.inbound(twin)
+        if twin is None or not flows:
+            continue
+        for guard in _guards(four, published):
+            flow = flows[0]._replace(in_interface=guard.interface)
+            if any(item.denies and mostly(item.peers, IPV6) for item in six.walk(flow)):
+                continue  # closed, if only FORWARD read it: that is jump_missing's
+            arriving = _to_host(six, twin, guard.interface)
+            peers, reasons = through(six, (_ARRIVING, arriving), (_FORWARDED, flow))
+            if mostly(peers, IPV6):
+                found.append(_Open(guard, twin, peers, reasons))
+    severity, unsure = _ipv6_severity(survey)
+    unsure += survey.strangers(IPV6, "prerouting", "forward")
+    for words, place, opens in _by_guard(four, found):
+        ports = _unique(item.published for item in opens)
+        yield Finding(
+            "ipv6_gap",
+            severity,
+            "%s closes %s on IPv4, to %s. Over IPv6 Docker forwards %s too, and there %s gets in: ip6tables has a "
+            "DOCKER-USER chain of its own."
+            % (
+                words,
+                ports_text(ports),
+                four.peers_text(opens[0].guard.peers),
+                "the same port" if len(ports) == 1 else "these ports",
+                six.peers_text(opens[0].peers),
+            ),
+            place,
+            tuple(item.published.affected(peers=six.peers_text(item.peers)) for item in _once(opens)),
+            _all_reasons(opens, unsure),
+            _ipv6_fix(six, ports),
+            words if not place.rule else "",
+        )
+
+
+def _once(found: t.Iterable[_Open]) -> t.List[_Open]:
+    """One for each port, whichever interfaces lead there."""
+    return list({(_key(item.published), item.published.binding): item for item in reversed(list(found))}.values())[::-1]
+
+
+def _ipv6_fix(six: Family, ports: t.Sequence[Published]) -> t.Optional[Fix]:
+    policies: t.List[Json] = []
+    for protocol, address, low, high in _host_ports(ports):
+        number = "%d" % low if low == high else "%d-%d" % (low, high)
+        options: t.Dict[str, t.Any] = {
+            "name": "-".join(["ipv6", protocol, number] + ([address.replace(":", ".")] if address else [])),
+            "published_port": number.replace("-", ":"),
+            "protocol": protocol,
+            "ip_version": IPV6,
+            "action": "drop",
+        }
+        if address:
+            options["published_address"] = address
+        policies.append(options)
+    if len(policies) > _MOST_STEPS:
+        return None
+    return fix(
+        six,
+        "Close the port on IPv6 too. To let somebody in there, name their IPv6 networks as source, and action: accept.",
+        policies,
+        touched=ports,
+    )
+
+
+# docker-proxy --------------------------------------------------------------------------------------------------------
+
+
+def proxy_bypass(survey: Survey) -> t.Iterator[Finding]:
+    """A port that is closed in DOCKER-USER and that docker-proxy serves, so that INPUT decides."""
+    four, six = survey.families
+    if IPV4 in survey.nftables:
+        return
+    for family in (four, six):
+        found = [item for item in _proxied(survey, family) if mostly(item.peers, family.name)]
+        severity, unsure = (HIGH, ()) if family is four else _ipv6_severity(survey)
+        unsure += survey.strangers(family.name, "prerouting", "input")
+        if family.dump is None and survey.unread("iptables_" + family.name):
+            unsure += ("what %s lets in" % _COMMANDS[family.name],)
+        for words, place, opens in _by_guard(four, found):
+            ports = _unique(item.published for item in opens)
+            yield Finding(
+                "proxy_bypass",
+                severity,
+                "%s closes %s, to %s, but over %s docker-proxy serves %s: %s. Such connections end at the host and "
+                "enter through INPUT of %s, which lets in %s; DOCKER-USER never sees them, and the container takes "
+                "them for its bridge's own."
+                % (
+                    words,
+                    ports_text(ports),
+                    four.peers_text(opens[0].guard.peers),
+                    FAMILY_TEXTS[family.name],
+                    "the port" if len(ports) == 1 else "these ports",
+                    "Docker forwards nothing to the container there"
+                    if family is six
+                    else "the nat table has no rule that leads to the container",
+                    _COMMANDS[family.name],
+                    family.peers_text(opens[0].peers),
+                ),
+                place,
+                tuple(
+                    item.published.affected(traffic=PROXIED, peers=family.peers_text(item.peers))
+                    for item in _once(opens)
+                ),
+                _all_reasons(opens, unsure),
+                _input_fix(family, ports),
+                "%s %s" % (family.name, words if not place.rule else ""),
+            )
+
+
+def _proxied(survey: Survey, family: Family) -> t.Iterator[_Open]:
+    """Ports that are closed on IPv4 and served by docker-proxy in a family, with who reaches it."""
+    four = survey.family(IPV4)
+    unread = ("whether docker-proxy serves the port",) if survey.unread("proxies") else ()
+    own = _endpoints(four)
+    for published in family.published:
+        if published.dnat or published.routed or published.loopback or not (published.proxied or unread):
+            continue
+        binding = published.binding
+        if family is four and (not _has_nat(four) or (binding.protocol, binding.host_port) in four.dnats):
+            continue  # docker_iptables_off says it, or it leads somewhere
+        # What the rules would say to the port if DNAT led there.
+        endpoint = _ipv4_endpoint(four, published, own)
+        if endpoint is None:
+            continue
+        twin = published._replace(
+            binding=binding._replace(host_address=""), family=IPV4, endpoint=endpoint, dnat=True, routed=False
+        )
+        for guard in _guards(four, twin):
+            flow = _to_host(family, published, guard.interface)
+            peers, reasons = through(family, (_ARRIVING + _LOCAL, flow))
+            yield _Open(guard, published, peers, reasons + (() if published.proxied else unread))
+
+
+def _has_nat(family: Family) -> bool:
+    return family.docker_manages and "DOCKER" in family.table("nat").chains
+
+
+def _endpoints(family: Family) -> t.Dict[str, t.List[Endpoint]]:
+    found: t.Dict[str, t.List[Endpoint]] = {}
+    for endpoint in family.endpoints:
+        found.setdefault(endpoint.container.id, []).append(endpoint)
+    return found
+
+
+def _ipv4_endpoint(four: Family, published: Published, own: t.Mapping[str, t.List[Endpoint]]) -> t.Optional[Endpoint]:
+    """Where the port is at home on IPv4: DNAT says it, else any of the container's addresses."""
+    for twin in four.published_by_container_port.get(published.binding.container_port, ()):
+        if _key(twin) == _key(published) and twin.endpoint is not None:
+            return twin.endpoint
+    endpoints = own.get(published.container.id)
+    return endpoints[0] if endpoints else None
+
+
+def _input_fix(family: Family, ports: t.Sequence[Published]) -> t.Optional[Fix]:
+    tasks: t.List[Json] = []
+    commands: t.List[str] = []
+    for protocol, address, low, high in _host_ports(ports):
+        number = "%d" % low if low == high else "%d:%d" % (low, high)
+        destination = {"destination": address} if address else {}
+        words = ["-I", "INPUT", *(["-d", address] if address else []), "!", "-i", "lo", "-p", protocol]
+        words += ["-m", protocol, "--dport", number, "-j", "DROP"]
+        options = {
+            "chain": "INPUT",
+            "action": "insert",
+            **destination,
+            "in_interface": "!lo",
+            "protocol": protocol,
+            "destination_port": number,
+            "jump": "DROP",
+        }
+        tasks.append(_rule_task(family, "docker-proxy's port %s/%s is closed" % (number, protocol), options, words))
+        commands.append(shell(command(family, *words)))
+    if len(tasks) > _MOST_STEPS:
+        return None
+    return Fix(
+        "Close the port in INPUT of %s. Or publish it on 0.0.0.0 only (-p 0.0.0.0:HOST:CONTAINER), or switch Docker's "
+        "userland-proxy off: then nothing listens there." % _COMMANDS[family.name]
+        if family.name == IPV6
+        else "Close the port in INPUT of iptables. Restarting Docker puts back the nat rules that are missing.",
+        tuple(tasks),
+        tuple(commands),
+        loses=tuple("anyone: %s over %s" % (ports_text([item]), FAMILY_TEXTS[family.name]) for item in ports),
+    )
+
+
+def _rule_task(family: Family, name: str, options: t.Mapping[str, t.Any], words: t.Sequence[str]) -> Json:
+    """A task that writes one rule; into Docker's variant of iptables, where the module would write into the other."""
+    if family.survey.snapshot.default_variants.get(family.name, family.variant) != family.variant:
+        return command_task(name, command(family, *words))
+    return {"name": name, "ansible.builtin.iptables": {"ip_version": family.name, **options}}
+
+
+# The container's own address -----------------------------------------------------------------------------------------
+
+
+class _Reached(t.NamedTuple):
+    """A way to a container that does not lead through a published port.
+
+    ``published`` is None where every port is reached. ``loopback``: also by a packet for 127.0.0.1 that came from
+    outside.
+    """
+
+    endpoint: Endpoint
+    published: t.Optional[Published]
+    loopback: bool
+    reasons: t.Tuple[str, ...]
+
+
+def direct_routing(survey: Survey) -> t.Iterator[Finding]:
+    """What is reached at a container's own address, though it is published for nobody or closed to most."""
+    four = survey.family(IPV4)
+    if not four.docker_manages:
+        return
+    shut = {published.container.id for published in four.published if published.loopback or _guards(four, published)}
+    for family in survey.families:
+        setting = "net.ipv4.ip_forward" if family is four else "net.ipv6.conf.all.forwarding"
+        forwards = survey.snapshot.sysctls.get(setting)
+        if forwards == "0" or family.name in survey.nftables:
+            continue
+        if family.dump is None and survey.unread("iptables_" + family.name):
+            continue
+        unsure = survey.strangers(family.name, "prerouting", "forward")
+        if forwards is None:
+            unsure += ("whether the host forwards packets (%s)" % setting,)
+        groups: t.Dict[t.Tuple[str, str], t.List[_Reached]] = {}
+        for item in _reached_directly(family):
+            groups.setdefault((item.endpoint.network, item.endpoint.bridge), []).append(item)
+        for (name, bridge), found in sorted(groups.items()):
+            yield _direct_finding(family, name, bridge, found, unsure, shut)
+
+
+def _reached_directly(family: Family) -> t.Iterator[_Reached]:
+    published: t.Dict[int, t.Dict[_Key, t.List[Published]]] = {}
+    for item in family.published:
+        if item.endpoint is not None:
+            published.setdefault(item.endpoint.number, {}).setdefault(_key(item), []).append(item)
+    unnamed = _unnamed_port(family)
+    for endpoint in family.endpoints:
+        if not endpoint.bridge:
+            continue
+        every = _direct(family, endpoint, "tcp", unnamed, family.ways_in)
+        if every is not None:
+            yield _Reached(endpoint, None, False, every)
+            continue
+        for several in published.get(endpoint.number, {}).values():
+            yield from _reached_port(family, endpoint, several)
+
+
+def _reached_port(family: Family, endpoint: Endpoint, several: t.Sequence[Published]) -> t.Iterator[_Reached]:
+    """One port of a container, if it is reached directly and as published is not."""
+    flows = [flow for item in several if not item.loopback for flow in family.inbound(item)]
+    if not flows and not any(item.loopback for item in several):
+        return
+    public = {flow.in_interface for flow in flows if mostly(through(family, (_FORWARDED, flow))[0], family.name)}
+    closed = [interface for interface in family.ways_in if interface not in public]
+    binding = several[0].binding
+    direct = _direct(family, endpoint, binding.protocol, binding.container_port, closed)
+    spoofed = None
+    for item in several:
+        if item.loopback and item.dnat and family.name == IPV4 and spoofed is None:
+            # DNAT comes before the kernel looks whether such an address may come from outside. IPv6 looks first.
+            spoofed = _first(
+                family,
+                [
+                    ((_ARRIVING, _to_host(family, item, flow.in_interface)), (_FORWARDED, flow))
+                    for flow in family.inbound(item)
+                    if flow.in_interface in closed
+                ],
+            )
+    found = direct if direct is not None else spoofed
+    if found is not None:
+        shown = [item for item in several if item.loopback] or list(several)
+        yield _Reached(endpoint, shown[0], spoofed is not None, found)
+
+
+def _direct(
+    family: Family, endpoint: Endpoint, protocol: str, port: int, interfaces: t.Sequence[str]
+) -> t.Optional[t.Tuple[str, ...]]:
+    """None if most are kept out; else what it hangs on that they reach a port at the container's own address."""
+    flows = [flow for flow in family.direct(endpoint, protocol, port) if flow.in_interface in interfaces]
+    return _first(family, [((_ARRIVING, flow), (_FORWARDED, flow)) for flow in flows])
+
+
+def _first(family: Family, ways: t.Iterable[t.Tuple[_Leg, ...]]) -> t.Optional[t.Tuple[str, ...]]:
+    for legs in ways:
+        peers, reasons = through(family, *legs)
+        if mostly(peers, family.name):
+            return reasons
+    return None
+
+
+def _unnamed_port(family: Family) -> int:
+    """A port that no rule names and nobody publishes: what happens to it happens to all that are not published."""
+    named = join(
+        ports
+        for table in ("raw", "mangle", "filter")
+        for chain in family.table(table).chains.values()
+        for rule in chain.rules
+        for field in rule.fields
+        if field.name in ("destination_port", "destination_ports", "ports", "ctorigdstport")
+        for ports in port_ranges(field.value)
+    )
+    port = 65535
+    for low, high in reversed(named):
+        if low <= port <= high and low > 1:
+            port = low - 1
+    return max(port, 1)
+
+
+def _engine_text(survey: Survey) -> str:
+    version = survey.snapshot.engine.version if survey.snapshot.engine is not None else ()
+    return "Docker Engine %s" % ".".join(map(str, version[:2])) if version else "this Docker Engine"
+
+
+def _direct_finding(
+    family: Family,
+    name: str,
+    bridge: str,
+    found: t.Sequence[_Reached],
+    unsure: t.Tuple[str, ...],
+    shut: t.Collection[str],
+) -> Finding:
+    survey = family.survey
+    every = [item for item in found if item.published is None]
+    some = [item.published for item in found if item.published is not None]
+    mode = _gateway_mode(survey, bridge, family.name)
+    severity = MEDIUM
+    if not some and not any(item.endpoint.container.id in shut for item in every):
+        # Asked for, or Docker's default for IPv6 up to Engine 26; nothing that was to be closed is open.
+        severity = INFO if mode == "nat-unprotected" or not family.docker_manages else MEDIUM
+    if not family.docker_manages:
+        why = "as Docker writes no rules for IPv6 here (ip6tables is off)"
+    elif mode == "nat-unprotected":
+        why = "as the network's gateway mode is nat-unprotected"
+    elif (survey.snapshot.engine.version if survey.snapshot.engine is not None else ()) >= (28,):
+        why = "as Docker's drops in the raw table are not there (allow-direct-routing, or somebody took them out)"
+    else:
+        why = "as %s has no drops in the raw table that stop that (28 and later have)" % _engine_text(survey)
+        if every:
+            why = "as FORWARD lets through what no rule names, and %s" % why[3:]
+    what = []
+    if every:
+        what.append("every port of %s" % listed(list(dict.fromkeys(item.endpoint.container.name for item in every))))
+    own = [item for item in some if item.loopback]
+    if own:
+        what.append("%s, published for the host itself only," % ports_text(own))
+    if len(own) < len(some):
+        what.append("%s, closed where published," % ports_text([item for item in some if not item.loopback]))
+    message = (
+        "In network %s %s can be reached over %s by whoever routes packets for the container's own address to "
+        % (
+            name,
+            " and ".join(what),
+            FAMILY_TEXTS[family.name],
+        )
+    )
+    message += "this host, such as a machine on the same segment, %s." % why
+    if any(item.loopback for item in found):
+        message += (
+            " A packet for 127.0.0.1 from there is let in too: DNAT sends it on before the kernel sees that it came "
+            "from outside."
+        )
+    return Finding(
+        "direct_routing",
+        severity,
+        message,
+        Place(family.name, family.variant, "raw", "PREROUTING"),
+        tuple(_direct_affected(item) for item in found),
+        tuple(dict.fromkeys([reason for item in found for reason in item.reasons] + list(unsure))),
+        _raw_fix(family, name, bridge, found) if severity != INFO else None,
+        name,
+    )
+
+
+def _direct_affected(item: _Reached) -> Affected:
+    endpoint, who = item.endpoint, "who routes to this host"
+    if item.published is not None:
+        return item.published.affected(traffic=DIRECT, peers=who)
+    return Affected(endpoint.container.name, endpoint.address, endpoint.network, "", DIRECT, who)
+
+
+def _gateway_mode(survey: Survey, bridge: str, family: str) -> str:
+    network = survey.networks_by_bridge.get(bridge)
+    shown = (survey.snapshot.data.get("docker") or {}).get("networks") or ()
+    for item in shown:
+        if network is not None and item.get("Id") == network.id:
+            return str((item.get("Options") or {}).get("com.docker.network.bridge.gateway_mode_" + family) or "")
+    return ""
+
+
+def _raw_fix(family: Family, name: str, bridge: str, found: t.Sequence[_Reached]) -> t.Optional[Fix]:
+    """What Engine 28 does for each container: nobody else's packets for its address get in."""
+    network = family.survey.networks_by_bridge.get(bridge)
+    subnets = [subnet for subnet in _subnets(network) if (":" in subnet) == (family.name == IPV6)]
+    postrouting = family.table("nat").chains.get("POSTROUTING")
+    hidden = {
+        rule.value("source")
+        for rule in (postrouting.rules if postrouting is not None else ())
+        if rule.target in ("MASQUERADE", "SNAT")
+    }
+    if not subnets or not hidden.issuperset(subnets):
+        return None  # replies from outside carry the containers' own addresses
+    rules = [(subnet, bridge) for subnet in subnets]
+    if any(item.loopback for item in found):
+        rules.append(("127.0.0.0/8", "lo"))
+    tasks, commands = [], []
+    for destination, interface in rules:
+        words = ["-t", "raw", "-I", "PREROUTING", "-d", destination, "!", "-i", interface, "-j", "DROP"]
+        options = {
+            "table": "raw",
+            "chain": "PREROUTING",
+            "action": "insert",
+            "destination": destination,
+            "in_interface": "!" + interface,
+            "jump": "DROP",
+        }
+        tasks.append(_rule_task(family, "Only %s sends packets for %s" % (interface, destination), options, words))
+        commands.append(shell(command(family, *words)))
+    return Fix(
+        "Drop packets for the network's own addresses unless they come from its bridge, as Engine 28 does. Published "
+        "ports are not touched, as their packets are for the host then. The rules are gone after a reboot unless "
+        "something writes them again.",
+        tuple(tasks),
+        tuple(commands),
+        loses=("who routes packets to this host: all containers of network %s at their own addresses" % name,),
+    )
+
+
+def _subnets(network: t.Optional[Network]) -> t.Sequence[str]:
+    return network.subnets if network is not None else ()
+
+
+# Open ports ----------------------------------------------------------------------------------------------------------
+
+
+def exposed(survey: Survey) -> t.Iterator[Finding]:
+    """Ports that are published to everyone and that no rule says anything about: one finding for all of them."""
+    found: t.Dict[t.Tuple[_Key, str], t.Tuple[Published, t.List[str]]] = {}
+    reasons: t.List[str] = []
+    for family in survey.families:
+        if IPV4 in survey.nftables or family.name in survey.nftables:
+            continue
+        hook = set()
+        for published, why in _exposed(survey, family):
+            found.setdefault((_key(published), published.text), (published, []))[1].append(FAMILY_TEXTS[family.name])
+            reasons += [reason for reason in why if reason not in reasons]
+            hook.add("forward" if published.dnat or published.routed else "input")
+        reasons += survey.strangers(family.name, *sorted(hook))
+    if not found:
+        return
+    ports = [published for published, _families in found.values()]
+    containers = len({published.container.id for published in ports})
+    yield Finding(
+        "exposed",
+        INFO,
+        "%s published to anyone, and no rule says who may reach %s: %s."
+        % (
+            "1 port of 1 container is"
+            if len(ports) == 1
+            else "%d ports of %d container%s are" % (len(ports), containers, "" if containers == 1 else "s"),
+            "it" if len(ports) == 1 else "them",
+            ports_text(ports, 10),
+        ),
+        affected=tuple(
+            published.affected(peers="anyone over %s" % " and ".join(families))
+            for published, families in found.values()
+        ),
+        reasons=tuple(reasons),
+    )
+
+
+def _exposed(survey: Survey, family: Family) -> t.Iterator[t.Tuple[Published, t.Tuple[str, ...]]]:
+    four = survey.family(IPV4)
+    closed = {_key(item.published) for item in _proxied(survey, family)} if family.name == IPV6 else set()
+    for published in family.published:
+        if published.loopback:
+            continue
+        for flow in family.inbound(published):
+            peers, why = through(family, (_FORWARDED, flow))
+            if mostly(peers, family.name) and _nobody_decides(family, family.walk(flow)):
+                yield published, why
+                break
+        else:
+            proxied = published.proxied and not published.dnat and four.docker_manages
+            if proxied and family is not four and _key(published) not in closed and family.ways_in:
+                flow = _to_host(family, published, family.ways_in[0])
+                peers, why = through(family, (_ARRIVING + _LOCAL, flow))
+                if mostly(peers, family.name) and _nobody_decides(family, family.walk(flow, "INPUT")):
+                    yield published, why
+
+
+def _nobody_decides(family: Family, outcomes: t.Iterable[Outcome]) -> bool:
+    """True if most packets come to the end of a chain without any rule's word; a last RETURN for all is none."""
+    return any(
+        not item.denies
+        and (item.site is None or is_bare_return(family.rule(item.site)))
+        and mostly(item.peers, family.name)
+        for item in outcomes
+    )
