@@ -58,7 +58,11 @@ class DockerSilent(DockerError):
     """The engine does not answer. ``short`` says so to somebody who looks nothing up."""
 
     def __init__(self, socket: str, reason: str) -> None:
-        self.short = "Docker does not answer at %s (%s): start it (systemctl start docker)." % (socket, reason)
+        advice = {
+            "permission denied": "add become: true to the task or the play",
+            "timed out": "restart it (systemctl restart docker)",
+        }.get(reason, "start it (systemctl start docker)")
+        self.short = "Docker does not answer at %s (%s): %s." % (socket, reason, advice)
         super().__init__(self.short[:-1] + ", or protect a host port with published_port, which needs no look-up.")
 
 
@@ -144,5 +148,7 @@ def _reason(error: BaseException) -> str:
     for cause in reversed(seen):
         if isinstance(cause, OSError) and cause.strerror:
             return str(cause.strerror).lower()
+        if str(cause) == "timed out":  # a socket's, which has no strerror
+            return "timed out"
     text = str(error)
     return text if len(text) <= 200 else text[:197] + "..."
