@@ -90,7 +90,9 @@ def _one_line(text: str) -> str:
 
 def _load(output: bytes) -> t.Any:
     """JSON that a program printed, whatever bytes are in its texts."""
-    return _clean(json.loads(output.decode("utf-8", "surrogateescape"), strict=False))
+    found = json.loads(output.decode("utf-8", "surrogateescape"), strict=False)
+    # Of ten thousand rules the listing has half a million values; nearly always none needs it.
+    return found if output.isascii() and b"\\u" not in output else _clean(found)
 
 
 def _address(value: t.Any) -> str:
@@ -443,7 +445,7 @@ class _Collector:
         self.document["services"] = []
         try:
             engine = self._docker_factory()
-            answers = _clean(engine.answers())
+            answers = engine.answers()
         except DockerSdkMissing as error:
             reason = (error.trace.strip().splitlines() or ["ImportError"])[-1]
             raise _Unreadable(
@@ -455,12 +457,12 @@ class _Collector:
         info = answers["info"]
         swarm = info.get("Swarm") or {}
         if swarm.get("ControlAvailable"):
-            self.part("services", lambda: self._services(engine))
+            self.part("services", lambda: _clean(self._services(engine)))
         elif swarm.get("LocalNodeState") == "active":
             self.hole(
                 "services", "This node is a worker of a Swarm, which cannot list services: audit a manager of it too."
             )
-        return {
+        found = {
             "version": _cut(answers["version"], "Version", "ApiVersion"),
             "info": {
                 **_cut(info, "ServerVersion", "LiveRestoreEnabled", "SecurityOptions", "IPv4Forwarding"),
@@ -472,11 +474,12 @@ class _Collector:
             "containers": [_container(item) for item in answers["containers"] or ()],
             "networks": [_network(item) for item in answers["networks"] or ()],
         }
+        return t.cast(Document, _clean(found))
 
     @staticmethod
     def _services(engine: Docker) -> t.List[Document]:
         try:
-            return [_service(item) for item in _clean(engine.services())]
+            return [_service(item) for item in engine.services()]
         except DockerError as error:
             raise _Unreadable(str(getattr(error, "short", error))) from error
 
