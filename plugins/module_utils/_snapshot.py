@@ -17,15 +17,15 @@ A mapping with these keys. C(_SHAPES) below has each key's type; what is in brac
 * C(nft) [C(nft -j list ruleset)]: C(misprinted), the C("<table> <chain>") of iptables' own tables that hold rules which
   iptables-save misprints or hides; C(base_chains) outside of iptables' tables (C(rules): how many it has itself;
   C(stops): a drop or reject is reached from it, or its policy is drop); C(docker), nft's own objects of the tables
-  named docker-bridges.
+  named docker-bridges, whose chains are not among the others.
 * C(docker) [Engine API C(/version), C(/info), C(/containers/json?all=1), C(/networks)]: as the API names things, cut to
   what is judged; labels only C(com.docker.*). C(daemon) [/etc/docker/daemon.json, dockerd's command line]: the options
   that are set.
 * C(services) [C(/services), on Swarm managers]: their published ports.
 * C(proxies) [command lines of docker-proxy], C(listening) [/proc/net/tcp, tcp6, udp, udp6].
-* C(sysctls) [/proc/sys]: by name, with the values as texts.
+* C(sysctls) [/proc/sys]: by name, with the values as texts; of single interfaces only a route_localnet that is on.
 * C(interfaces), C(routes) [C(ip -j -d address), C(ip -j route show table all)]: addresses are CIDRs, C(metric) as the
-  kernel has it (0: none), C(table) by name where it has one.
+  kernel has it (0: none), C(table) by name where it has one; without link-local and multicast routes of IPv6.
 * C(saved): texts of the saved rule files, by path [/etc/iptables/rules.v4, rules.v6].
 * C(holes): what could not be read, by part, with a sentence that says why and what to do.
 
