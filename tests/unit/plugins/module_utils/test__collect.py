@@ -445,7 +445,11 @@ ALL_NFT = {"iptables_ipv4_nft", "iptables_ipv6_nft"}
     [
         (engine(DockerSdkMissing(TRACE)), {"docker"}, "No module named 'docker'): install python3-docker"),
         (engine(DockerSdkMissing("")), {"docker"}, "install python3-docker"),
-        (engine(DockerSilent("unix:///x", "timed out")), {"docker"}, "(timed out): restart it (systemctl restart docker)."),
+        (
+            engine(DockerSilent("unix:///x", "timed out")),
+            {"docker"},
+            "(timed out): restart it (systemctl restart docker).",
+        ),
         (engine(Engine(DockerError("Docker refused GET /info."))), {"docker"}, "refused GET /info"),
         (answers_with("containers", [{"Id": "x", "Ports": "x"}]), {"docker"}, "has an unknown form"),
         (answers_with("containers", [{"Id": 5}]), {"docker"}, "docker.containers[0].Id must be a text"),
