@@ -78,6 +78,12 @@ def _quote_is_open(line: str) -> bool:
     return ' "' in rest
 
 
+#: A comment has 255 bytes at most, so no rule with newlines in quotes is longer than this by far.
+_LONGEST_RULE = 8192
+#: Characters that are read in vain for quotes that never close, before such lines are taken as they are.
+_MOST_IN_VAIN = 4000000
+
+
 def logical_lines(text: str) -> t.Iterator[str]:
     """The lines of a dump, joined where a quoted word holds newlines.
 
@@ -86,16 +92,23 @@ def logical_lines(text: str) -> t.Iterator[str]:
     lines = text.split("\n")
     if lines and not lines[-1]:
         lines.pop()
+    in_vain = 0
     index = 0
     while index < len(lines):
         line = lines[index]
         index += 1
-        if '"' in line and line[:1] in "-[" and _quote_is_open(line):
+        if '"' in line and line[:1] in "-[" and _quote_is_open(line) and in_vain < _MOST_IN_VAIN:
             joined = line
             for ahead in range(index, len(lines)):
                 joined += "\n" + lines[ahead]
-                if '"' in lines[ahead] and not _quote_is_open(joined):
+                if len(joined) > _LONGEST_RULE:
+                    break
+                if '"' not in lines[ahead]:
+                    continue
+                in_vain += len(joined)
+                if not _quote_is_open(joined):
                     line, index = joined, ahead + 1
+                    in_vain = 0
                     break
         yield line
 

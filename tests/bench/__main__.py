@@ -26,7 +26,9 @@ import tempfile
 import typing as t
 
 from demo.playbook import ansible_playbook
+from hosts import modules
 
+from ansible_collections.quaywall.docker.tests.unit.snapshots import large
 from testbed import SUITES, Bed, BedError, Host, HostSpec
 
 if t.TYPE_CHECKING:
@@ -43,6 +45,7 @@ PLACE: t.Final = "/opt/quaywall-bench"
 RULE: t.Final = "quaywall.docker.docker_user_rule"
 IPTABLES: t.Final = "ansible.builtin.iptables"
 PING: t.Final = "ansible.builtin.ping"
+AUDIT: t.Final = "quaywall.docker.docker_fw_audit"
 
 Task = dict[str, t.Any]
 Times = list[float]
@@ -57,6 +60,7 @@ class Row:
     times: Times
     peer_times: Times
     to_reach: float | None = None
+    unit: str = "s"
 
     @property
     def median(self) -> float:
@@ -78,7 +82,7 @@ class Row:
         """The row as printed."""
         target = "" if self.to_reach is None else f"<= {self.to_reach:g}"
         met = {None: "", True: "met", False: "not met"}[self.met]
-        medians = [_seconds(self.median), _seconds(self.peer_median)]
+        medians = [_quantity(amount, self.unit) for amount in (self.median, self.peer_median)]
         return [self.job, self.peer, *medians, f"{self.ratio:.2f}", target, met, str(len(self.times))]
 
     def to_json(self) -> dict[str, t.Any]:
@@ -88,6 +92,10 @@ class Row:
 
 
 HEADS: t.Final = ["job", "peer", "median", "peer's", "ratio", "to reach", "", "n"]
+
+
+def _quantity(amount: float, unit: str) -> str:
+    return _seconds(amount) if unit == "s" else f"{amount:.0f} {unit}"
 
 
 def _seconds(seconds: float) -> str:
@@ -109,10 +117,11 @@ class Size:
     policies: int
     rounds: int
     dumps: tuple[int, ...]
+    audits: int
 
 
-FULL: t.Final = Size(repetitions=21, policies=100, rounds=3, dumps=(1_000, 10_000, 100_000))
-QUICK: t.Final = Size(repetitions=7, policies=20, rounds=1, dumps=(1_000, 10_000))
+FULL: t.Final = Size(repetitions=21, policies=100, rounds=3, dumps=(1_000, 10_000, 100_000), audits=7)
+QUICK: t.Final = Size(repetitions=7, policies=20, rounds=1, dumps=(1_000, 10_000), audits=3)
 
 
 class Bench:
@@ -125,6 +134,8 @@ class Bench:
 
     def run(self) -> None:
         self.install()
+        self.one_audit()
+        self.big_audits()
         self.one_rule()
         self.many_policies()
         self.dumps()
@@ -136,7 +147,7 @@ class Bench:
         here = pathlib.Path(__file__).resolve().parent
         copy = self.host.bed.engine.docker
         copy("cp", str(REPOSITORY / "plugins"), f"{self.host.container}:{target}/plugins")
-        for file in ("on_host_modules.py", "on_host_dump.py"):
+        for file in ("on_host_modules.py", "on_host_dump.py", "on_host_audit.py"):
             copy("cp", str(here / file), f"{self.host.container}:{PLACE}/{file}")
         for number in range(10):
             self.host.run_workload(f"web-{number}", publish=[f"{9000 + number}:8080"])
@@ -179,6 +190,44 @@ class Bench:
         return times
 
     # The measurements
+
+    def one_audit(self) -> None:
+        """The audit of a host with ten containers and 50 rules, against the least that a module can do."""
+        say(f"an audit, {self.size.repetitions} times")
+        for number in range(50):
+            container = f"-d 172.17.0.{number % 10 + 2}/32 ! -i docker0"
+            match = container if number % 2 else f"-m conntrack --ctstate DNAT --ctorigdstport {9000 + number}"
+            self.host.run(f"iptables -A DOCKER-USER -s 192.0.2.{number}/32 {match} -p tcp -j DROP")
+        tasks: dict[str, Task] = {"ping": {PING: {}}, "audit": {AUDIT: {}}}
+        names = list(tasks)
+        turns = [name for turn in range(self.size.repetitions) for name in (names if turn % 2 else names[::-1])]
+        task_times = self.play([{"name": "prepare", PING: {}}, *({"name": name, **tasks[name]} for name in turns)])
+        module_times = self.on_host(tasks)
+        self.host.run("iptables -F DOCKER-USER")
+        job = "audit of 10 containers and 50 rules"
+        self.rows.append(Row(f"{job}: task", "ping", task_times["audit"], task_times["ping"], 2.5))
+        self.module_rows(f"{job}: module on the host", "ping", module_times["audit"], module_times["ping"], 2.5)
+
+    def big_audits(self) -> None:
+        """Audits of big snapshots, against the bound and against half the size."""
+        modules.install(self.host)
+        found = {size: self._big_audit(*size) for size in ((1_000, 10_000), (500, 10_000), (1_000, 5_000))}
+        full = found[1_000, 10_000]
+        times, memory = ([run[kind] for run in full] for kind in ("seconds", "mebibytes"))
+        job = "audit of 1,000 containers and 10,000 rules"
+        self.rows.append(Row(f"{job}: module", "the bound", times, [3.0], 1))
+        self.rows.append(Row(f"{job}: memory", "the bound", memory, [300.0], 1, "MiB"))
+        for size, what in (((500, 10_000), "500 containers"), ((1_000, 5_000), "5,000 rules")):
+            self.rows.append(Row(f"{job}: module", what, times, [run["seconds"] for run in found[size]], 2.2))
+
+    def _big_audit(self, containers: int, rules: int) -> list[dict[str, float]]:
+        say(f"an audit of {containers} containers and {rules} rules, {self.size.audits} times")
+        place = f"{PLACE}/snapshot-{containers}-{rules}.json"
+        self.host.run(f"cat > {place}", stdin=json.dumps(large(containers, rules)))
+        command = ["python3", f"{PLACE}/on_host_audit.py", str(self.size.audits), place]
+        done = self.host.run([*command, *modules.command("docker_fw_audit")], timeout=600)
+        measured: list[dict[str, float]] = json.loads(done.stdout)
+        return measured
 
     def one_rule(self) -> None:
         """One rule that is there already, against the least that a module can do."""

@@ -27,14 +27,19 @@ def make_runner(module: AnsibleModule) -> Runner:
         environment: t.Mapping[str, str],
         descriptors: t.Sequence[int],
     ) -> t.Tuple[int, bytes, bytes]:
-        result: t.Tuple[int, bytes, bytes] = module.run_command(
-            list(args),
-            data=data,
-            binary_data=True,
-            encoding=None,
-            environ_update=dict(environment),
-            pass_fds=tuple(descriptors),
-        )
+        try:
+            result: t.Tuple[int, bytes, bytes] = module.run_command(
+                list(args),
+                data=data,
+                binary_data=True,
+                encoding=None,
+                environ_update=dict(environment),
+                pass_fds=tuple(descriptors),
+                handle_exceptions=False,
+            )
+        except OSError as error:
+            # What a shell returns for a program that cannot be run; run_command would end the module.
+            return 127, b"", str(error).encode("utf-8", "surrogateescape")
         return result
 
     return run

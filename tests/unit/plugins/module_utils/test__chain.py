@@ -397,3 +397,10 @@ def test_a_wide_graph_is_asked_once_per_chain(last: str, denies: bool) -> None:
     found = {"c%d" % level: Chain("c%d" % level, None, (parse("-j c%d" % (level + 1)),) * 2) for level in range(40)}
     found["c40"] = Chain("c40", None, (parse(last),))
     assert can_only_deny(parse("-j c0"), found) is denies
+
+
+def test_thousands_of_quotes_that_never_close_are_lines_of_their_own() -> None:
+    # Quadratic, this would take hours.
+    rule = '-A A -m set --match-set "x src -m comment --comment "a b" -j DROP'
+    text = "\n".join(["*filter", ":A - [0:0]", *[rule] * 5000, "COMMIT", ""])
+    assert sum(line == rule for line in logical_lines(text)) == 5000
