@@ -13,6 +13,7 @@ a ban list closes nothing, and what it lacks in the other family is no gap.
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
@@ -37,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import is_bare_return, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     NOTHING,
@@ -66,6 +67,7 @@ if t.TYPE_CHECKING:
 _ARRIVING = (("raw", "PREROUTING"), ("mangle", "PREROUTING"))
 _FORWARDED = (("mangle", FORWARD), ("filter", FORWARD))
 _LOCAL = (("mangle", "INPUT"), ("filter", "INPUT"))
+_Reasons = t.Optional[t.Tuple[str, ...]]
 _Leg = t.Tuple[t.Tuple[t.Tuple[str, str], ...], Flow]
 
 #: A fix of more policies or rules than this is no fix that anybody reads.
@@ -119,7 +121,7 @@ def _peers(outcomes: t.Sequence[Outcome]) -> Intervals:
     return join(piece for outcome in outcomes for piece in outcome.peers)
 
 
-def _to_host(family: Family, published: Published, interface: str) -> Flow:
+def to_host(family: Family, published: Published, interface: str) -> Flow:
     """A first packet from outside to the host's own port, before DNAT or for docker-proxy."""
     binding = published.binding
     address = family.host_side(binding) or EVERYTHING[family.name]
@@ -144,36 +146,45 @@ def _to_host(family: Family, published: Published, interface: str) -> Flow:
 
 
 class _Guard(t.NamedTuple):
-    """Somebody's own rule that closes a published port, for one interface."""
+    """Somebody's own rule that closes a published port, for one flow from outside."""
 
     published: Published
-    interface: str
-    peers: Intervals
+    flow: Flow
     table: str
     site: Site
 
 
-def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[_Guard]:
-    denied: t.Dict[t.Tuple[str, Site], t.List[Intervals]] = {}
+def _denials(family: Family, flow: Flow) -> t.Iterator[t.Tuple[str, Site, Intervals]]:
+    """What somebody's own rules stop for certain on the way through FORWARD: table, rule and for whom."""
     within = EVERYTHING[family.name]
     for table, chain in _FORWARDED:
         if chain not in family.table(table).chains:
             continue
         outcomes = family.walk(flow, chain, within, table)
-        for outcome in outcomes:
-            site = outcome.site
-            if outcome.denies and not outcome.reasons and site is not None and not is_dockers(site.chain):
-                denied.setdefault((table, site), []).append(outcome.peers)
-        if denied and table == "mangle":
-            within = _peers([outcome for outcome in outcomes if not outcome.denies])
-    if not denied:
+        # The rest, at the end, is most of a long list: so nothing of note is denied.
+        if any(not item.denies and mostly(item.peers, family.name) for item in reversed(outcomes)):
+            if table == "mangle":
+                within = _peers([item for item in outcomes if not item.denies])
+            continue
+        for item in outcomes:
+            if item.denies and not item.reasons and item.site is not None and not is_dockers(item.site.chain):
+                yield table, item.site, item.peers
+        if table == "mangle":
+            within = _peers([item for item in outcomes if not item.denies])
+
+
+def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[_Guard]:
+    sizes: t.Dict[t.Tuple[str, Site], int] = {}
+    for table, site, peers in _denials(family, flow):
+        sizes[table, site] = sizes.get((table, site), 0) + sum(high - low + 1 for low, high in peers)
+    if 2 * sum(sizes.values()) <= EVERYTHING[family.name][0][1]:
         return None
-    found = [pieces for several in denied.values() for pieces in several]
-    peers = found[0] if len(found) == 1 else join(piece for pieces in found for piece in pieces)
-    if not mostly(peers, family.name):
-        return None
-    table, site = max(denied, key=lambda key: sum(high - low for pieces in denied[key] for low, high in pieces))
-    return _Guard(published, flow.in_interface, peers, table, site)
+    return _Guard(published, flow, *max(sizes, key=lambda key: sizes[key]))
+
+
+def _closed_to(family: Family, guard: _Guard) -> str:
+    """To whom a port is closed, in words."""
+    return family.peers_text(join(piece for _table, _site, peers in _denials(family, guard.flow) for piece in peers))
 
 
 def _guards(family: Family, published: Published) -> t.List[_Guard]:
@@ -287,10 +298,10 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
         if twin is None or not flows:
             continue
         for guard in _guards(four, published):
-            flow = flows[0]._replace(in_interface=guard.interface)
+            flow = flows[0]._replace(in_interface=guard.flow.in_interface)
             if any(item.denies and mostly(item.peers, IPV6) for item in six.walk(flow)):
                 continue  # closed, if only FORWARD read it: that is jump_missing's
-            arriving = _to_host(six, twin, guard.interface)
+            arriving = to_host(six, twin, guard.flow.in_interface)
             peers, reasons = through(six, (_ARRIVING, arriving), (_FORWARDED, flow))
             if mostly(peers, IPV6):
                 found.append(_Open(guard, twin, peers, reasons))
@@ -301,12 +312,12 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
         yield Finding(
             "ipv6_gap",
             severity,
-            "%s closes %s on IPv4, to %s. Over IPv6 Docker forwards %s too, and there %s gets in: ip6tables has a "
+            "%s closes %s to %s on IPv4. Over IPv6 Docker forwards %s too, and there %s gets in: ip6tables has a "
             "DOCKER-USER chain of its own."
             % (
                 words,
                 ports_text(ports),
-                four.peers_text(opens[0].guard.peers),
+                _closed_to(four, opens[0].guard),
                 "the same port" if len(ports) == 1 else "these ports",
                 six.peers_text(opens[0].peers),
             ),
@@ -366,15 +377,15 @@ def proxy_bypass(survey: Survey) -> t.Iterator[Finding]:
             yield Finding(
                 "proxy_bypass",
                 severity,
-                "%s closes %s, to %s, but over %s docker-proxy serves %s: %s. Such connections end at the host and "
-                "enter through INPUT of %s, which lets in %s; DOCKER-USER never sees them, and the container takes "
-                "them for its bridge's own."
+                "%s closes %s to %s, but docker-proxy serves %s over %s, as %s. Such connections end at the host: "
+                "INPUT of %s decides about them, which lets in %s, and DOCKER-USER never sees them. The container sees "
+                "the host as their client."
                 % (
                     words,
                     ports_text(ports),
-                    four.peers_text(opens[0].guard.peers),
-                    FAMILY_TEXTS[family.name],
+                    _closed_to(four, opens[0].guard),
                     "the port" if len(ports) == 1 else "these ports",
+                    FAMILY_TEXTS[family.name],
                     "Docker forwards nothing to the container there"
                     if family is six
                     else "the nat table has no rule that leads to the container",
@@ -403,15 +414,11 @@ def _proxied(survey: Survey, family: Family) -> t.Iterator[_Open]:
         binding = published.binding
         if family is four and (not _has_nat(four) or (binding.protocol, binding.host_port) in four.dnats):
             continue  # docker_iptables_off says it, or it leads somewhere
-        # What the rules would say to the port if DNAT led there.
-        endpoint = _ipv4_endpoint(four, published, own)
-        if endpoint is None:
+        twin = _forwarded_twin(four, published, own)
+        if twin is None:
             continue
-        twin = published._replace(
-            binding=binding._replace(host_address=""), family=IPV4, endpoint=endpoint, dnat=True, routed=False
-        )
         for guard in _guards(four, twin):
-            flow = _to_host(family, published, guard.interface)
+            flow = to_host(family, published, guard.flow.in_interface)
             peers, reasons = through(family, (_ARRIVING + _LOCAL, flow))
             yield _Open(guard, published, peers, reasons + (() if published.proxied else unread))
 
@@ -427,13 +434,16 @@ def _endpoints(family: Family) -> t.Dict[str, t.List[Endpoint]]:
     return found
 
 
-def _ipv4_endpoint(four: Family, published: Published, own: t.Mapping[str, t.List[Endpoint]]) -> t.Optional[Endpoint]:
-    """Where the port is at home on IPv4: DNAT says it, else any of the container's addresses."""
-    for twin in four.published_by_container_port.get(published.binding.container_port, ()):
-        if _key(twin) == _key(published) and twin.endpoint is not None:
-            return twin.endpoint
+def _forwarded_twin(four: Family, published: Published, own: t.Mapping[str, t.List[Endpoint]]) -> t.Optional[Published]:
+    """The same port as DNAT leads to it on IPv4, or would if it did: that is what rules were written for."""
+    for twin in four.published_by_host_port.get(published.binding.host_port, ()):
+        if _key(twin) == _key(published) and twin.dnat and not twin.loopback:
+            return twin
     endpoints = own.get(published.container.id)
-    return endpoints[0] if endpoints else None
+    if not endpoints:
+        return None
+    binding = published.binding._replace(host_address="")
+    return published._replace(binding=binding, family=IPV4, endpoint=endpoints[0], dnat=True)
 
 
 def _input_fix(family: Family, ports: t.Sequence[Published]) -> t.Optional[Fix]:
@@ -481,14 +491,14 @@ def _rule_task(family: Family, name: str, options: t.Mapping[str, t.Any], words:
 class _Reached(t.NamedTuple):
     """A way to a container that does not lead through a published port.
 
-    ``published`` is None where every port is reached. ``loopback``: also by a packet for 127.0.0.1 that came from
-    outside.
+    ``published`` is None where every port is reached. ``direct`` is what it hangs on that packets for the container's
+    own address get in, ``spoofed`` the same of packets for 127.0.0.1 that come from outside; None: they do not.
     """
 
     endpoint: Endpoint
     published: t.Optional[Published]
-    loopback: bool
-    reasons: t.Tuple[str, ...]
+    direct: _Reasons
+    spoofed: _Reasons = None
 
 
 def direct_routing(survey: Survey) -> t.Iterator[Finding]:
@@ -525,48 +535,48 @@ def _reached_directly(family: Family) -> t.Iterator[_Reached]:
             continue
         every = _direct(family, endpoint, "tcp", unnamed, family.ways_in)
         if every is not None:
-            yield _Reached(endpoint, None, False, every)
-            continue
+            yield _Reached(endpoint, None, every)
         for several in published.get(endpoint.number, {}).values():
-            yield from _reached_port(family, endpoint, several)
+            yield from _reached_port(family, endpoint, several, every is None)
 
 
-def _reached_port(family: Family, endpoint: Endpoint, several: t.Sequence[Published]) -> t.Iterator[_Reached]:
-    """One port of a container, if it is reached directly and as published is not."""
+def _reached_port(
+    family: Family, endpoint: Endpoint, several: t.Sequence[Published], ask: bool
+) -> t.Iterator[_Reached]:
+    """One port of a container, if it is reached in a way that it is not published for.
+
+    :param ask: whether it is reached at the container's own address is not known yet.
+    """
     flows = [flow for item in several if not item.loopback for flow in family.inbound(item)]
-    if not flows and not any(item.loopback for item in several):
+    own = [item for item in several if item.loopback]
+    if not flows and not own:
         return
     public = {flow.in_interface for flow in flows if mostly(through(family, (_FORWARDED, flow))[0], family.name)}
     closed = [interface for interface in family.ways_in if interface not in public]
     binding = several[0].binding
-    direct = _direct(family, endpoint, binding.protocol, binding.container_port, closed)
-    spoofed = None
-    for item in several:
-        if item.loopback and item.dnat and family.name == IPV4 and spoofed is None:
-            # DNAT comes before the kernel looks whether such an address may come from outside. IPv6 looks first.
-            spoofed = _first(
-                family,
-                [
-                    ((_ARRIVING, _to_host(family, item, flow.in_interface)), (_FORWARDED, flow))
-                    for flow in family.inbound(item)
-                    if flow.in_interface in closed
-                ],
-            )
-    found = direct if direct is not None else spoofed
-    if found is not None:
-        shown = [item for item in several if item.loopback] or list(several)
-        yield _Reached(endpoint, shown[0], spoofed is not None, found)
+    direct = _direct(family, endpoint, binding.protocol, binding.container_port, closed) if ask else None
+    # DNAT comes before the kernel looks whether such an address may come from outside. On IPv6 it looks first.
+    spoofed = _first(
+        family,
+        [
+            ((_ARRIVING, to_host(family, item, flow.in_interface)), (_FORWARDED, flow))
+            for item in own
+            if item.dnat and family.name == IPV4
+            for flow in family.inbound(item)
+            if flow.in_interface in closed
+        ],
+    )
+    if direct is not None or spoofed is not None:
+        yield _Reached(endpoint, (own or several)[0], direct, spoofed)
 
 
-def _direct(
-    family: Family, endpoint: Endpoint, protocol: str, port: int, interfaces: t.Sequence[str]
-) -> t.Optional[t.Tuple[str, ...]]:
+def _direct(family: Family, endpoint: Endpoint, protocol: str, port: int, interfaces: t.Sequence[str]) -> _Reasons:
     """None if most are kept out; else what it hangs on that they reach a port at the container's own address."""
     flows = [flow for flow in family.direct(endpoint, protocol, port) if flow.in_interface in interfaces]
     return _first(family, [((_ARRIVING, flow), (_FORWARDED, flow)) for flow in flows])
 
 
-def _first(family: Family, ways: t.Iterable[t.Tuple[_Leg, ...]]) -> t.Optional[t.Tuple[str, ...]]:
+def _first(family: Family, ways: t.Iterable[t.Tuple[_Leg, ...]]) -> _Reasons:
     for legs in ways:
         peers, reasons = through(family, *legs)
         if mostly(peers, family.name):
@@ -592,11 +602,6 @@ def _unnamed_port(family: Family) -> int:
     return max(port, 1)
 
 
-def _engine_text(survey: Survey) -> str:
-    version = survey.snapshot.engine.version if survey.snapshot.engine is not None else ()
-    return "Docker Engine %s" % ".".join(map(str, version[:2])) if version else "this Docker Engine"
-
-
 def _direct_finding(
     family: Family,
     name: str,
@@ -605,56 +610,70 @@ def _direct_finding(
     unsure: t.Tuple[str, ...],
     shut: t.Collection[str],
 ) -> Finding:
-    survey = family.survey
-    every = [item for item in found if item.published is None]
-    some = [item.published for item in found if item.published is not None]
-    mode = _gateway_mode(survey, bridge, family.name)
+    mode = _gateway_mode(family.survey, bridge, family.name)
     severity = MEDIUM
-    if not some and not any(item.endpoint.container.id in shut for item in every):
-        # Asked for, or Docker's default for IPv6 up to Engine 26; nothing that was to be closed is open.
-        severity = INFO if mode == "nat-unprotected" or not family.docker_manages else MEDIUM
-    if not family.docker_manages:
-        why = "as Docker writes no rules for IPv6 here (ip6tables is off)"
-    elif mode == "nat-unprotected":
-        why = "as the network's gateway mode is nat-unprotected"
-    elif (survey.snapshot.engine.version if survey.snapshot.engine is not None else ()) >= (28,):
-        why = "as Docker's drops in the raw table are not there (allow-direct-routing, or somebody took them out)"
-    else:
-        why = "as %s has no drops in the raw table that stop that (28 and later have)" % _engine_text(survey)
-        if every:
-            why = "as FORWARD lets through what no rule names, and %s" % why[3:]
-    what = []
-    if every:
-        what.append("every port of %s" % listed(list(dict.fromkeys(item.endpoint.container.name for item in every))))
-    own = [item for item in some if item.loopback]
-    if own:
-        what.append("%s, published for the host itself only," % ports_text(own))
-    if len(own) < len(some):
-        what.append("%s, closed where published," % ports_text([item for item in some if not item.loopback]))
-    message = (
-        "In network %s %s can be reached over %s by whoever routes packets for the container's own address to "
-        % (
-            name,
-            " and ".join(what),
-            FAMILY_TEXTS[family.name],
-        )
-    )
-    message += "this host, such as a machine on the same segment, %s." % why
-    if any(item.loopback for item in found):
-        message += (
-            " A packet for 127.0.0.1 from there is let in too: DNAT sends it on before the kernel sees that it came "
-            "from outside."
-        )
+    if not any(item.published is not None or item.endpoint.container.id in shut for item in found):
+        # Nothing that was to be closed is open: it was asked for, or is Docker's default for IPv6 up to Engine 26.
+        near = not family.docker_manages and all(_is_private(item.endpoint) for item in found)
+        severity = INFO if near or mode == "nat-unprotected" else MEDIUM
+    hangs_on = [reason for item in found for reason in (item.direct or ()) + (item.spoofed or ())]
     return Finding(
         "direct_routing",
         severity,
-        message,
+        " ".join(_direct_sentences(family, name, mode, found)),
         Place(family.name, family.variant, "raw", "PREROUTING"),
         tuple(_direct_affected(item) for item in found),
-        tuple(dict.fromkeys([reason for item in found for reason in item.reasons] + list(unsure))),
+        tuple(dict.fromkeys([*hangs_on, *unsure])),
         _raw_fix(family, name, bridge, found) if severity != INFO else None,
         name,
     )
+
+
+def _is_private(endpoint: Endpoint) -> bool:
+    """True for an address that nobody far away can send packets to."""
+    return ipaddress.ip_address(endpoint.address).is_private
+
+
+def _direct_sentences(family: Family, name: str, mode: str, found: t.Sequence[_Reached]) -> t.Iterator[str]:
+    what = []
+    every = [item.endpoint.container.name for item in found if item.published is None]
+    if every:
+        what.append("every port of %s" % listed(list(dict.fromkeys(every))))
+    some = [item.published for item in found if item.direct is not None and item.published is not None]
+    for loopback, words in ((True, "published for the host itself only"), (False, "closed where published")):
+        ports = [item for item in some if item.loopback == loopback]
+        if ports:
+            what.append("%s, %s," % (ports_text(ports), words))
+    if what:
+        yield (
+            "In network %s %s can be reached over %s by whoever routes packets for the container's own address to this "
+            "host, such as a machine on the same segment, %s."
+            % (name, " and ".join(what), FAMILY_TEXTS[family.name], _why_direct(family, mode, bool(every)))
+        )
+    spoofed = [item.published for item in found if item.spoofed is not None and item.published is not None]
+    if spoofed:
+        how = "DNAT sends it on before the kernel looks where it came from, and no rule in the raw table drops it."
+        if set(spoofed) <= set(some):
+            yield "A packet for 127.0.0.1 that such a machine sends here is let in too: %s" % how
+        else:
+            yield (
+                "%s published for the host itself only, but a packet for 127.0.0.1 that a machine on the same segment "
+                "sends here is let in: %s" % (ports_text(spoofed) + (" is" if len(spoofed) == 1 else " are"), how)
+            )
+
+
+def _why_direct(family: Family, mode: str, every: bool) -> str:
+    engine = family.survey.snapshot.engine
+    version = engine.version if engine is not None else ()
+    if not family.docker_manages:
+        return "as Docker writes no rules for IPv6 here (ip6tables is off)"
+    if mode == "nat-unprotected":
+        return "as the network's gateway mode is nat-unprotected"
+    if version >= (28,):
+        return "as Docker's drops in the raw table are not there (allow-direct-routing, or somebody took them out)"
+    shown = "Docker Engine %s" % ".".join(map(str, version[:2])) if version else "this Docker Engine"
+    why = "%s has no drops in the raw table against that (28 and later have)" % shown
+    return "as FORWARD lets through what no rule names, and %s" % why if every else "as %s" % why
 
 
 def _direct_affected(item: _Reached) -> Affected:
@@ -683,11 +702,16 @@ def _raw_fix(family: Family, name: str, bridge: str, found: t.Sequence[_Reached]
         for rule in (postrouting.rules if postrouting is not None else ())
         if rule.target in ("MASQUERADE", "SNAT")
     }
-    if not subnets or not hidden.issuperset(subnets):
-        return None  # replies from outside carry the containers' own addresses
-    rules = [(subnet, bridge) for subnet in subnets]
-    if any(item.loopback for item in found):
+    rules: t.List[t.Tuple[str, str]] = []
+    loses: t.List[str] = []
+    if any(item.direct is not None for item in found):
+        if not subnets or not hidden.issuperset(subnets):
+            return None  # replies from outside carry the containers' own addresses
+        rules += [(subnet, bridge) for subnet in subnets]
+        loses.append("who routes packets to this host: containers of network %s at their own addresses" % name)
+    if any(item.spoofed is not None for item in found):
         rules.append(("127.0.0.0/8", "lo"))
+        loses.append("who sends packets for 127.0.0.1 to this host from outside: what is published there")
     tasks, commands = [], []
     for destination, interface in rules:
         words = ["-t", "raw", "-I", "PREROUTING", "-d", destination, "!", "-i", interface, "-j", "DROP"]
@@ -702,12 +726,12 @@ def _raw_fix(family: Family, name: str, bridge: str, found: t.Sequence[_Reached]
         tasks.append(_rule_task(family, "Only %s sends packets for %s" % (interface, destination), options, words))
         commands.append(shell(command(family, *words)))
     return Fix(
-        "Drop packets for the network's own addresses unless they come from its bridge, as Engine 28 does. Published "
-        "ports are not touched, as their packets are for the host then. The rules are gone after a reboot unless "
-        "something writes them again.",
+        "Drop packets for these addresses that come from elsewhere, before DNAT, as Engine 28 does. Published ports "
+        "stay as they are, as their packets are for the host's addresses then. The rules are gone after a reboot "
+        "unless something writes them again.",
         tuple(tasks),
         tuple(commands),
-        loses=("who routes packets to this host: all containers of network %s at their own addresses" % name,),
+        loses=tuple(loses),
     )
 
 
@@ -768,7 +792,7 @@ def _exposed(survey: Survey, family: Family) -> t.Iterator[t.Tuple[Published, t.
         else:
             proxied = published.proxied and not published.dnat and four.docker_manages
             if proxied and family is not four and _key(published) not in closed and family.ways_in:
-                flow = _to_host(family, published, family.ways_in[0])
+                flow = to_host(family, published, family.ways_in[0])
                 peers, why = through(family, (_ARRIVING + _LOCAL, flow))
                 if mostly(peers, family.name) and _nobody_decides(family, family.walk(flow, "INPUT")):
                     yield published, why
