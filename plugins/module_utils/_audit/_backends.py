@@ -38,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import mostly, ports_text, to_host
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import guards, mostly, ports_text, to_host
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DENYING,
     DOCKER_USER,
@@ -51,9 +51,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4,
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import docker_variant
 
 if t.TYPE_CHECKING:
-    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Outcome
+    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Outcome, Site
 
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
+#: Fields that say which container or port a rule is about.
+_TELLING = ("destination", "destination_port", "destination_ports", "ctorigdst", "ctorigdstport")
 _NFT_FAMILIES = {"ipv4": "ip", "ipv6": "ip6"}
 
 
@@ -163,6 +165,7 @@ def backend_mixed(survey: Survey) -> t.Iterator[Finding]:
         if family.other is not None:
             yield from _mixed_forward(family, family.other)
             yield from _mixed_docker_user(family, family.other)
+            yield from _mixed_accept(family, family.other)
             yield from _mixed_input(family, family.other)
 
 
@@ -234,6 +237,38 @@ def _mixed_docker_user(family: Family, other: Family) -> t.Iterator[Finding]:
     )
 
 
+def _mixed_accept(family: Family, other: Family) -> t.Iterator[Finding]:
+    """Rules that let somebody in to a published port, which the variant that Docker uses keeps closed."""
+    idle: t.Dict[Site, t.List[Published]] = {}
+    for published in family.published:
+        for guard in guards(family, published):
+            for item in other.walk(guard.flow, FORWARD):
+                site = item.site
+                if site is None or item.denies or is_dockers(site.chain) or site.chain in other.user_chains:
+                    continue
+                if any(field.name in _TELLING for field in other.rule(site).fields):
+                    idle.setdefault(site, []).append(published)
+    for site, ports in idle.items():
+        yield Finding(
+            "backend_mixed",
+            HIGH,
+            "Rule %d of %s in %s iptables lets %s in, but Docker works with %s for %s, and DOCKER-USER there keeps %s "
+            "closed: packets pass both variants, and what one drops the other cannot let in."
+            % (
+                site.position,
+                site.chain,
+                other.variant,
+                ports_text(ports),
+                family.variant,
+                FAMILY_TEXTS[family.name],
+                "it" if len(ports) == 1 else "them",
+            ),
+            other.place(site),
+            tuple(published.affected() for published in dict.fromkeys(ports)),
+            subject=other.variant,
+        )
+
+
 def _rules_text(rules: t.Sized) -> str:
     return "1 rule" if len(rules) == 1 else "%d rules" % len(rules)
 
@@ -254,7 +289,7 @@ def _mixed_input(family: Family, other: Family) -> t.Iterator[Finding]:
         return
     yield Finding(
         "backend_mixed",
-        HIGH if hit else LOW,
+        LOW,
         "INPUT in %s iptables, which Docker does not use for %s, is asked too: what it drops, no rule in %s lets in. %s"
         % (
             other.variant,
@@ -497,10 +532,10 @@ def _misprinted(survey: Survey) -> t.Iterator[Finding]:
             yield Finding(
                 "snapshot_incomplete",
                 MEDIUM if asked else LOW,
-                "nft wrote rules in %s of %s's table %s, and iptables shows them as something else or not at all. So "
+                "nft wrote rules in %s of table %s of %s, and iptables shows them as something else or not at all. So "
                 "it could not be judged for certain who gets past them. `nft list chain %s %s %s` shows them; move "
                 "them to a table of their own."
-                % (chain, _COMMANDS[family.name], table, _NFT_FAMILIES[family.name], table, chain),
+                % (chain, table, _COMMANDS[family.name], _NFT_FAMILIES[family.name], table, chain),
                 Place(family.name, "nft", table, chain),
                 subject="misprinted",
             )

@@ -28,7 +28,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     is_managed,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import covers, of_network
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, normalise
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, normalise
 
 #: Chains of tools that write their rules, and the jump to them, by themselves when they start; ufw from files of its
 #: own (/etc/ufw/after.rules), which is where ufw-docker keeps DOCKER-USER.
@@ -139,8 +139,8 @@ def saved_docker_rules(survey: Survey) -> t.Iterator[Finding]:
                     "saved_docker_rules",
                     MEDIUM,
                     "%s holds %s of Docker's own, such as `-A %s %s` (table %s). Docker writes them by itself for the "
-                    "containers that run; loading the file puts those of an earlier time in their place, and ports then "
-                    "lead to addresses that are nobody's or another container's. Save your own rules only."
+                    "containers that run; loading the file puts those of an earlier time in their place, and ports "
+                    "then lead to addresses that are nobody's or another container's. Save your own rules only."
                     % (path, "1 rule" if len(found) == 1 else "%d rules" % len(found), chain, rule, table),
                     Place(family.name, family.variant, table, chain),
                     subject=path,
@@ -167,13 +167,16 @@ def _is_dockers(family: Family, rule: Rule) -> bool:
         return target != DOCKER_USER
     source, out = rule.value("source"), rule.get("out_interface")
     if target == "MASQUERADE" and source is not None and out is not None and out.negated:
-        return bool(family.subnets) and covers(family.subnets, of_network(source))
-    return target == "DNAT" and _leads_to_container(family, rule.value("to_destination") or "")
+        return _is_containers(family, source)
+    if target == "DNAT":
+        destination = rule.value("to_destination") or ""
+        address = destination[1:].partition("]")[0] if family.name == IPV6 else destination.partition(":")[0]
+        return _is_containers(family, address)
+    return False
 
 
-def _leads_to_container(family: Family, destination: str) -> bool:
-    address = destination.rpartition(":")[0] if family.name == IPV4 else destination[1:].partition("]")[0]
+def _is_containers(family: Family, network: str) -> bool:
     try:
-        return bool(family.subnets) and covers(family.subnets, of_network(address))
+        return bool(family.subnets) and covers(family.subnets, of_network(network))
     except ValueError:
         return False

@@ -187,7 +187,7 @@ def _closed_to(family: Family, guard: _Guard) -> str:
     return family.peers_text(join(piece for _table, _site, peers in _denials(family, guard.flow) for piece in peers))
 
 
-def _guards(family: Family, published: Published) -> t.List[_Guard]:
+def guards(family: Family, published: Published) -> t.List[_Guard]:
     """What closes a published port, by the interfaces that rules tell apart."""
     if published.loopback:
         return []
@@ -297,7 +297,7 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
         flows = [] if twin is None else six.inbound(twin)
         if twin is None or not flows:
             continue
-        for guard in _guards(four, published):
+        for guard in guards(four, published):
             flow = flows[0]._replace(in_interface=guard.flow.in_interface)
             if any(item.denies and mostly(item.peers, IPV6) for item in six.walk(flow)):
                 continue  # closed, if only FORWARD read it: that is jump_missing's
@@ -417,7 +417,7 @@ def _proxied(survey: Survey, family: Family) -> t.Iterator[_Open]:
         twin = _forwarded_twin(four, published, own)
         if twin is None:
             continue
-        for guard in _guards(four, twin):
+        for guard in guards(four, twin):
             flow = to_host(family, published, guard.flow.in_interface)
             peers, reasons = through(family, (_ARRIVING + _LOCAL, flow))
             yield _Open(guard, published, peers, reasons + (() if published.proxied else unread))
@@ -506,7 +506,7 @@ def direct_routing(survey: Survey) -> t.Iterator[Finding]:
     four = survey.family(IPV4)
     if not four.docker_manages:
         return
-    shut = {published.container.id for published in four.published if published.loopback or _guards(four, published)}
+    shut = {published.container.id for published in four.published if published.loopback or guards(four, published)}
     for family in survey.families:
         setting = "net.ipv4.ip_forward" if family is four else "net.ipv6.conf.all.forwarding"
         forwards = survey.snapshot.sysctls.get(setting)
