@@ -1,0 +1,441 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""A user's rules of FORWARD behind Docker's, and rules for interfaces that their packets do not pass."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._dockers import forward_is_of_docker
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
+    MEDIUM,
+    OUTGOING,
+    Affected,
+    Finding,
+    Fix,
+    Place,
+    listed,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._fixes import (
+    command,
+    command_task,
+    delete_words,
+    shell,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._inputs import INPUT
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage import (
+    Callers,
+    Stopped,
+    conditions,
+    key,
+    one_fix,
+    peers_in,
+    peers_text,
+    port_text,
+    spoken_for,
+    verdict,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
+    FAMILY_TEXTS,
+    Endpoint,
+    Family,
+    is_foreign,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    CONTINUING,
+    DENYING,
+    DOCKER_USER,
+    Chain,
+    is_established,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
+    EVERYTHING,
+    Intervals,
+    intersect,
+    join,
+    of_network,
+    overlaps,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments, port_ranges
+from ansible_collections.quaywall.docker.plugins.module_utils._walk import ACCEPT, Program, Site, interface_matches
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding
+
+_MOST_AFFECTED = 50
+
+
+class OwnForward:
+    """A user's rules in FORWARD, of which those behind Docker's do not see what Docker's accept."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        forward = family.filter.chains.get(FORWARD)
+        rules: t.Tuple[Rule, ...] = forward.rules if forward is not None else ()
+        nothing = Rule(())
+        bridges = family.survey.networks_by_bridge
+        own = tuple(
+            nothing if rule.target == DOCKER_USER or forward_is_of_docker(rule, family.name, bridges) else rule
+            for rule in rules
+        )
+        self.rules = own
+        self._chains = {**family.filter.chains, FORWARD: Chain(FORWARD, ACCEPT, own)}
+        self.callers = Callers(self._chains, [FORWARD])
+        may_deny = any(rule.target in DENYING for name in self.callers.names for rule in self._chains[name].rules)
+        self._program: t.Optional[Program] = (
+            family.program().with_chains(self._chains, [FORWARD]) if forward is not None and may_deny else None
+        )
+
+    def findings(self) -> t.Iterator[Finding]:
+        if self._program is None or not self._family.docker_manages:
+            return
+        found = self._inbound(self._program)
+        for site in sorted(found):
+            yield self._of_inbound(site, found[site])
+        outgoing = self._outgoing(self._program)
+        for site in sorted(outgoing):
+            if site not in found:
+                yield self._of_outgoing(site, outgoing[site])
+
+    def _top(self, site: Site) -> t.Optional[Site]:
+        """The rule of FORWARD itself that leads to a rule, if anything on the way asks what packets are."""
+        top: t.Optional[Site] = None
+        asked = False
+        for item in self.callers.upwards(site):
+            asked = asked or bool(conditions(self.callers.rule(item)))
+            if item.chain == FORWARD and top is None:
+                top = item
+        return top if asked else None
+
+    def _is_of_others(self, site: Site) -> bool:
+        """True for a rule that is not understood, or that asks only about an interface that is none of Docker's.
+
+        libvirt rejects what its own network is not to be sent, and nobody expects that to be about containers.
+        """
+        survey = self._family.survey
+        if not self.callers.rule(site).understood:
+            return True
+        known = {route.interface for route in survey.snapshot.routes if route.destination in ("0.0.0.0/0", "::/0")}
+        if not known:
+            return False
+        interfaces: t.Set[str] = set()
+        for item in self.callers.upwards(site):
+            rule = self.callers.rule(item)
+            if set(conditions(rule)) - {"in_interface", "out_interface"}:
+                return False
+            interfaces |= {field.value for field in rule.fields if field.name in ("in_interface", "out_interface")}
+        return bool(interfaces) and not any(
+            interface_matches(pattern, name) for pattern in interfaces for name in (*known, *survey.networks_by_bridge)
+        )
+
+    def _inbound(self, program: Program) -> t.Dict[Site, t.List[Stopped]]:
+        family = self._family
+        spoken = spoken_for(family)
+        found: t.Dict[Site, t.List[Stopped]] = {}
+        for published in family.published:
+            if published.loopback or key(published) in spoken:
+                continue
+            for flow in family.inbound(published):
+                for outcome in program.walk(FORWARD, flow, EVERYTHING[family.name]):
+                    if not outcome.denies or outcome.site is None or self._is_of_others(outcome.site):
+                        continue
+                    top = self._top(outcome.site)
+                    let_in = intersect(family.let_in(published)[0], family.remote)
+                    still = intersect(outcome.peers, let_in)
+                    if top is not None and still:
+                        found.setdefault(top, []).append(
+                            Stopped(published, outcome.site, flow.in_interface, outcome.peers, still, outcome.reasons)
+                        )
+        return found
+
+    def _of_inbound(self, top: Site, stopped: t.List[Stopped]) -> Finding:
+        family = self._family
+        rule = self.callers.rule(top)
+        ports: t.Dict[t.Tuple[str, Binding], t.List[Stopped]] = {}
+        for item in stopped:
+            ports.setdefault(key(item.published), []).append(item)
+        sure = any(not item.reasons for item in stopped)
+        interface = rule.value("in_interface") or ""
+        denied = [
+            Denied(
+                items[0].published,
+                join(piece for item in items for piece in item.said),
+                verdict=verdict(self.callers.rule(t.cast(Site, items[0].site))),
+            )
+            for items in ports.values()
+        ]
+        return Finding(
+            "never_read",
+            MEDIUM,
+            "Rule %d of FORWARD (%s) does not see connections to %s: Docker's rules, which accept them, are read"
+            " before. What is to be denied of Docker's traffic belongs into DOCKER-USER."
+            % (
+                top.position,
+                FAMILY_TEXTS[family.name],
+                listed([port_text(items[0].published) for items in ports.values()]),
+            ),
+            self._place(top),
+            tuple(
+                items[0].published.affected(
+                    peers=peers_text(family, join(piece for item in items for piece in item.open))
+                )
+                for items in ports.values()
+            ),
+            () if sure else tuple(dict.fromkeys(reason for item in stopped for reason in item.reasons)),
+            one_fix(
+                family,
+                "Say it in DOCKER-USER, for the container.",
+                denied,
+                "" if interface.endswith("+") else interface,
+            ),
+        )
+
+    def _place(self, site: Site) -> Place:
+        return self._family.place(site)
+
+    def _outgoing(self, program: Program) -> t.Dict[Site, t.Dict[str, Intervals]]:
+        """By rule, what containers' connections it would deny that get out: by bridge, to whom."""
+        family = self._family
+        subnets = family.subnets
+        found: t.Dict[Site, t.Dict[str, Intervals]] = {}
+        for endpoint in self._speakers():
+            for protocol in ("tcp", "udp"):
+                for flow in family.outgoing(endpoint, protocol, 443):
+                    flow = flow._replace(destination_ports=(1, 65535))  # noqa: PLW2901
+                    for outcome in program.walk(FORWARD, flow, family.remote):
+                        if not outcome.denies or outcome.site is None or self._is_of_others(outcome.site):
+                            continue
+                        top = self._top(outcome.site)
+                        if top is None or not self._is_about_docker(outcome.site, subnets):
+                            continue
+                        real = family.walk(flow, FORWARD, outcome.peers)
+                        out = peers_in(item for item in real if not item.denies and not item.reasons)
+                        if out:
+                            by_bridge = found.setdefault(top, {})
+                            by_bridge[endpoint.bridge] = join((*by_bridge.get(endpoint.bridge, ()), *out))
+        return found
+
+    def _speakers(self) -> t.List[Endpoint]:
+        """One container of each network, and those that rules name."""
+        family = self._family
+        found: t.Dict[t.Any, Endpoint] = {}
+        for endpoint in family.endpoints:
+            if endpoint.bridge:
+                found.setdefault(endpoint.bridge, endpoint)
+        for name in self.callers.names:
+            for rule in self._chains[name].rules:
+                source = rule.value("source")
+                if source is not None and source.endswith(("/32", "/128")):
+                    number = of_network(source)[0][0]
+                    if number in family.endpoints_by_number:
+                        found[number] = family.endpoints_by_number[number]
+        return list(found.values())
+
+    def _is_about_docker(self, site: Site, subnets: Intervals) -> bool:
+        """True if a rule, or a jump that leads to it, names one of Docker's bridges or networks."""
+        bridges = self._family.survey.networks_by_bridge
+        for item in self.callers.upwards(site):
+            rule = self.callers.rule(item)
+            if rule.value("in_interface") in bridges:
+                return True
+            source = rule.value("source")
+            if source is not None and overlaps(of_network(source), subnets):
+                return True
+        return False
+
+    def _of_outgoing(self, top: Site, by_bridge: t.Mapping[str, Intervals]) -> Finding:
+        family = self._family
+        names = [family.survey.networks_by_bridge[bridge].name for bridge in by_bridge]
+        whom = family.peers_text(join(piece for peers in by_bridge.values() for piece in peers))
+        rule = self.callers.rule(top)
+        moved: t.Optional[Fix] = None
+        if rule.target in DENYING and family.docker_user is not None:
+            first = family.docker_user.rules[:1]
+            position = 2 if first and is_established(first[0]) else 1
+            insert = command(family, "-I", DOCKER_USER, str(position), *arguments(rule.render()))
+            delete = delete_words(family, top)
+            moved = Fix(
+                "Move it to the top of DOCKER-USER.",
+                (
+                    command_task("Write the rule where Docker's traffic passes", insert),
+                    command_task("Take the rule out of FORWARD", delete),
+                ),
+                (shell(insert), shell(delete)),
+                (),
+                tuple(
+                    "containers of network %s: %s over %s"
+                    % (
+                        family.survey.networks_by_bridge[bridge].name,
+                        family.peers_text(peers),
+                        FAMILY_TEXTS[family.name],
+                    )
+                    for bridge, peers in by_bridge.items()
+                ),
+            )
+        return Finding(
+            "never_read",
+            MEDIUM,
+            "Rule %d of FORWARD (%s) does not see what containers of %s send to %s: Docker's rules, which accept it,"
+            " are read before. What is to be denied of Docker's traffic belongs into DOCKER-USER."
+            % (top.position, FAMILY_TEXTS[family.name], listed(names), whom),
+            self._place(top),
+            tuple(
+                Affected(endpoint.container.name, endpoint.address, endpoint.network, traffic=OUTGOING, peers=whom)
+                for endpoint in family.endpoints
+                if endpoint.bridge in by_bridge
+            )[:_MOST_AFFECTED],
+            fix=moved,
+        )
+
+
+# Interfaces that the packets do not pass -----------------------------------------------------------------------------
+
+
+def wrong_interfaces(family: Family, own: OwnForward) -> t.Iterator[Finding]:
+    """Rules for packets of an interface that they do not come through."""
+    chains = family.filter.chains
+    user = Callers(chains, [DOCKER_USER])
+    host = Callers(chains, [INPUT, "OUTPUT"])
+    yield from _loopback(family, user, host)
+    if family.survey.snapshot.inventory is None:
+        return
+    seen: t.Set[Site] = set()
+    for callers, starts in ((user, [DOCKER_USER]), (own.callers, [FORWARD]), (host, [INPUT])):
+        coming = callers.interfaces("in_interface", [name for name in starts if name in chains])
+        going = callers.interfaces("out_interface", [name for name in starts if name in chains])
+        for name in callers.names:
+            for position, rule in enumerate(callers.chains[name].rules, 1):
+                site = Site(name, position, position)
+                if site in seen or not is_foreign(rule) or rule.target in CONTINUING:
+                    continue
+                for ends, interface, address in (
+                    (coming, "in_interface", "source"),
+                    (going, "out_interface", "destination"),
+                ):
+                    found = _contradiction(family, rule, ends.get(name, frozenset()), interface, address)
+                    if found is not None:
+                        seen.add(site)
+                        yield _never_matches(family, site, rule, interface, address, found)
+                        break
+
+
+def _contradiction(
+    family: Family, rule: Rule, ends: t.Optional[t.FrozenSet[str]], interface: str, address: str
+) -> t.Optional[t.List[str]]:
+    """The bridges of Docker's that a rule is bound to, if none of their networks has the address that it asks for."""
+    named = rule.value(interface)
+    names = frozenset((named,)) if named is not None else ends
+    value = rule.value(address)
+    bridges = family.survey.networks_by_bridge
+    if not names or value is None or not all(name in bridges for name in names):
+        return None
+    try:
+        wanted = of_network(value)
+    except ValueError:
+        return None
+    behind: t.List[t.Any] = []
+    for name in names:
+        subnets = [subnet for subnet in bridges[name].subnets if (":" in subnet) == (family.name == IPV6)]
+        if not subnets:
+            return None
+        behind += [piece for subnet in subnets for piece in of_network(subnet)]
+    for route in family.survey.snapshot.routes:
+        if route.interface in names and route.family == family.name:
+            behind += of_network(route.destination)
+    return None if overlaps(wanted, join(behind)) else sorted(names)
+
+
+def _never_matches(
+    family: Family, site: Site, rule: Rule, interface: str, address: str, bridges: t.List[str]
+) -> Finding:
+    value = str(rule.value(address))
+    shown = value.rpartition("/")[0] if value.endswith(("/32", "/128")) else value
+    coming = interface == "in_interface"
+    survey = family.survey
+    message = "Rule %d of %s (%s) can match no packet: it is for what %s through %s, %s %s, and %s %s." % (
+        site.position,
+        site.chain,
+        FAMILY_TEXTS[family.name],
+        "comes in" if coming else "goes out",
+        listed(bridges),
+        "the bridge of Docker's network" if len(bridges) == 1 else "the bridges of Docker's networks",
+        listed([survey.networks_by_bridge[name].name for name in bridges]),
+        shown,
+        "is not behind it" if len(bridges) == 1 else "is behind none of them",
+    )
+    through = _route_to(family, of_network(value))
+    if through:
+        message += " %s %s %s." % (shown, "comes in through" if coming else "is reached through", through)
+    reasons = ("the host's routes, which could not be read",) if not survey.snapshot.routes else ()
+    return Finding(
+        "never_read",
+        MEDIUM,
+        message,
+        family.place(site),
+        reasons=reasons,
+        fix=_for_source(family, rule) if coming and rule.target in DENYING else None,
+    )
+
+
+def _route_to(family: Family, wanted: Intervals) -> str:
+    """The interface that the host reaches an address through."""
+    best: t.Tuple[int, str] = (1 << 130, "")
+    for route in family.survey.snapshot.routes:
+        if route.family == family.name and route.type in ("", "unicast"):
+            low, high = of_network(route.destination)[0]
+            if low <= wanted[0][0] and wanted[-1][1] <= high and high - low < best[0]:
+                best = (high - low, route.interface)
+    return best[1]
+
+
+def _for_source(family: Family, rule: Rule) -> t.Optional[Fix]:
+    """What a deny for a source and a host's port was to be, if the port is published."""
+    ports = rule.value("destination_port")
+    if ports is None:
+        return None
+    low, high = port_ranges(ports)[0]
+    source = of_network(str(rule.value("source")))
+    denied = [
+        Denied(published, source, verdict=verdict(rule))
+        for published in (family.published_by_host_port.get(low, ()) if low == high else ())
+        if published.dnat and not published.loopback and published.binding.protocol == rule.value("protocol")
+    ]
+    return one_fix(family, "Say it in DOCKER-USER, for the container.", denied) if denied else None
+
+
+def _loopback(family: Family, user: Callers, host: Callers) -> t.Iterator[Finding]:
+    """Rules of DOCKER-USER for the host's traffic with itself."""
+    for name in user.names:
+        if name in host.names:
+            continue
+        for position, rule in enumerate(user.chains[name].rules, 1):
+            field = next((key for key in ("in_interface", "out_interface") if rule.value(key) == "lo"), None)
+            if field is None or not is_foreign(rule):
+                continue
+            site = Site(name, position, position)
+            words = delete_words(family, site)
+            yield Finding(
+                "never_read",
+                MEDIUM,
+                "Rule %d of %s (%s) can match no packet: nothing that is forwarded %s through lo. What the host sends"
+                " to itself passes OUTPUT and INPUT."
+                % (
+                    position,
+                    name,
+                    FAMILY_TEXTS[family.name],
+                    "comes in" if field == "in_interface" else "goes out",
+                ),
+                family.place(site),
+                fix=Fix(
+                    "Delete it: nothing changes.",
+                    (command_task("Take the rule out of %s" % name, words),),
+                    (shell(words),),
+                ),
+            )
