@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs the collection's modules on a host of the bed with the host's own Python.
+"""Runs the collection's modules (and one of Ansible's own) on a host of the bed with the host's own Python.
 
 Ansible's way there and back (which Molecule and the benchmark take) costs seconds a task; this costs what the module
 itself costs, so that a test can afford to run it a hundred times.
@@ -31,8 +31,14 @@ import importlib, sys
 sys.path.insert(0, {PLACE!r})
 from ansible.module_utils import basic
 basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = sys.stdin.buffer.read(), "legacy"
-importlib.import_module("ansible_collections.quaywall.docker.plugins.modules." + sys.argv[1]).main()
+importlib.import_module(sys.argv[1]).main()
 """
+
+_PLACES: t.Final = {
+    "docker_user_rule": "ansible_collections.quaywall.docker.plugins.modules.docker_user_rule",
+    "docker_fw_audit": "ansible_collections.quaywall.docker.plugins.modules.docker_fw_audit",
+    "iptables": "ansible.modules.iptables",
+}
 
 
 class ModuleResult(t.NamedTuple):
@@ -63,7 +69,14 @@ def _archive() -> bytes:
     core = pathlib.Path(ansible.__file__).parent
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for part in ("__init__.py", "release.py", "_vendor", "module_utils"):
+        for part in (
+            "__init__.py",
+            "release.py",
+            "_vendor",
+            "module_utils",
+            "modules/__init__.py",
+            "modules/iptables.py",
+        ):
             archive.add(core / part, f"ansible/{part}", filter=_sources)
         archive.add(REPOSITORY / "plugins", "ansible_collections/quaywall/docker/plugins", filter=_sources)
     return packed.getvalue()
@@ -81,7 +94,7 @@ def install(host: Host) -> None:
 
 def command(module: str = "docker_user_rule") -> list[str]:
     """The command that runs a module with JSON arguments from standard input."""
-    return ["python3", "-B", "-c", _RUN, module]
+    return ["python3", "-B", "-c", _RUN, _PLACES[module]]
 
 
 def arguments(check: bool = False, diff: bool = False, **options: t.Any) -> str:
@@ -96,6 +109,11 @@ def _run(host: Host, module: str, check: bool, diff: bool, options: dict[str, t.
         return ModuleResult(json.loads(done.stdout))
     except ValueError as error:
         raise AssertionError(f"no JSON from the module: {done.stdout!r} {done.stderr!r}") from error
+
+
+def iptables(host: Host, **options: t.Any) -> ModuleResult:
+    """Run ansible.builtin.iptables on the host."""
+    return _run(host, "iptables", False, False, options)
 
 
 def docker_user_rule(host: Host, check: bool = False, diff: bool = False, **options: t.Any) -> ModuleResult:

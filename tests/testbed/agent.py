@@ -14,6 +14,7 @@ It is handed to ``python3 -c`` there, so it imports nothing but the standard lib
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -82,6 +83,12 @@ def connect(address: str, port: int, source: str | None = None, timeout: float =
             sock.close()
     answer["seconds"] = time.monotonic() - start
     return answer
+
+
+def connect_all(targets: list[Answer]) -> list[Answer]:
+    """Connections at the same moment, each with the arguments of connect(); what came of them in the same order."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=32) as pool:
+        return list(pool.map(lambda target: connect(**target), targets))
 
 
 def datagram(address: str, port: int, source: str | None = None, timeout: float = 0.5) -> Answer:
@@ -153,6 +160,8 @@ def requests() -> None:
         try:
             if do == "connect":
                 answer = connect(**request)
+            elif do == "connect-all":
+                answer = {"answers": connect_all(**request)}
             elif do == "datagram":
                 answer = datagram(**request)
             elif do == "listen":
