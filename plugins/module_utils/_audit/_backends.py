@@ -38,7 +38,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import guards, mostly, ports_text, to_host
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import (
+    guards,
+    mostly,
+    ports_text,
+    to_host,
+    unique,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DENYING,
     DOCKER_USER,
@@ -261,10 +267,10 @@ def _mixed_accept(family: Family, other: Family) -> t.Iterator[Finding]:
                 ports_text(ports),
                 family.variant,
                 FAMILY_TEXTS[family.name],
-                "it" if len(ports) == 1 else "them",
+                "it" if len(unique(ports)) == 1 else "them",
             ),
             other.place(site),
-            tuple(published.affected() for published in dict.fromkeys(ports)),
+            tuple(published.affected() for published in unique(ports)),
             subject=other.variant,
         )
 
@@ -275,8 +281,7 @@ def _rules_text(rules: t.Sized) -> str:
 
 def _mixed_input(family: Family, other: Family) -> t.Iterator[Finding]:
     """INPUT is about the host's own ports, and about containers' only where docker-proxy serves them."""
-    chain = other.filter.chains.get("INPUT")
-    if chain is None or not family.ways_in:
+    if "INPUT" not in other.filter.chains or not family.ways_in:
         return
     hit = []
     for published in family.published:
@@ -285,24 +290,17 @@ def _mixed_input(family: Family, other: Family) -> t.Iterator[Finding]:
             outcomes = other.walk(to_host(family, published, family.ways_in[0]), "INPUT")
             if any(item.denies and not item.reasons and mostly(item.peers, family.name) for item in outcomes):
                 hit.append(published)
-    if not hit and chain.policy not in DENYING:
-        return
-    yield Finding(
-        "backend_mixed",
-        LOW,
-        "INPUT in %s iptables, which Docker does not use for %s, is asked too: what it drops, no rule in %s lets in. %s"
-        % (
-            other.variant,
-            FAMILY_TEXTS[family.name],
-            family.variant,
-            "It stops %s, which docker-proxy serves." % ports_text(hit)
-            if hit
-            else "It is about the host's own ports; ports that Docker forwards do not pass it.",
-        ),
-        other.place(chain="INPUT"),
-        tuple(item.affected(traffic=PROXIED) for item in hit),
-        subject=other.variant,
-    )
+    if hit:
+        yield Finding(
+            "backend_mixed",
+            HIGH,
+            "INPUT in %s iptables, which Docker does not use for %s, stops %s, which docker-proxy serves: packets pass "
+            "both variants, and no rule in %s lets in what this one drops."
+            % (other.variant, FAMILY_TEXTS[family.name], ports_text(hit), family.variant),
+            other.place(chain="INPUT"),
+            tuple(item.affected(traffic=PROXIED) for item in hit),
+            subject=other.variant,
+        )
 
 
 # Docker's nftables ---------------------------------------------------------------------------------------------------

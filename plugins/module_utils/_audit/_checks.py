@@ -11,24 +11,54 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._backends import (
+    backend_mixed,
+    backend_nftables,
+    docker_iptables_off,
+    snapshot_incomplete,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
     SEVERITIES,
     Finding,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._outside import (
+    outside_this_firewall,
+    swarm_ingress,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._saved import not_persistent, saved_docker_rules
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Survey
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import (
+    direct_routing,
+    exposed,
+    ipv6_gap,
+    proxy_bypass,
+)
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot
 
 Check = t.Callable[[Survey], t.Iterator[Finding]]
 
-CHECKS: t.Mapping[str, Check] = {}
+CHECKS: t.Mapping[str, Check] = {
+    "ipv6_gap": ipv6_gap,
+    "proxy_bypass": proxy_bypass,
+    "direct_routing": direct_routing,
+    "backend_mixed": backend_mixed,
+    "backend_nftables": backend_nftables,
+    "docker_iptables_off": docker_iptables_off,
+    "not_persistent": not_persistent,
+    "saved_docker_rules": saved_docker_rules,
+    "outside_this_firewall": outside_this_firewall,
+    "swarm_ingress": swarm_ingress,
+    "exposed": exposed,
+    "snapshot_incomplete": snapshot_incomplete,
+}
 
 
 def audit(snapshot: Snapshot, names: t.Optional[t.Collection[str]] = None) -> t.List[Finding]:
     """The findings of the checks named (default: all), the most severe first, then by check and place."""
     survey = Survey(snapshot)
-    found = [
-        finding for name, check in CHECKS.items() if names is None or name in names for finding in check(survey)
-    ]
+    found = [finding for name, check in CHECKS.items() if names is None or name in names for finding in check(survey)]
     return sorted(found, key=_order)
 
 

@@ -20,7 +20,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     is_dockers,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
-    DOCKER_CHAINS,
     DOCKER_USER,
     Chain,
     Dump,
@@ -161,10 +160,8 @@ def _dockers_rules(family: Family, dump: Dump) -> t.Iterator[t.Tuple[str, str, s
 
 
 def _is_dockers(family: Family, rule: Rule) -> bool:
-    """A rule of Docker's in a built-in chain: jumps to its chains, rules of its bridges, masquerading."""
-    target = rule.target or ""
-    if target in DOCKER_CHAINS:
-        return target != DOCKER_USER
+    """A rule of Docker's in a built-in chain of nat, as it was before Docker had chains for that."""
+    target = rule.target
     source, out = rule.value("source"), rule.get("out_interface")
     if target == "MASQUERADE" and source is not None and out is not None and out.negated:
         return _is_containers(family, source)

@@ -145,7 +145,7 @@ def to_host(family: Family, published: Published, interface: str) -> Flow:
 # Closed ports --------------------------------------------------------------------------------------------------------
 
 
-class _Guard(t.NamedTuple):
+class Guard(t.NamedTuple):
     """Somebody's own rule that closes a published port, for one flow from outside."""
 
     published: Published
@@ -173,21 +173,21 @@ def _denials(family: Family, flow: Flow) -> t.Iterator[t.Tuple[str, Site, Interv
             within = _peers([item for item in outcomes if not item.denies])
 
 
-def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[_Guard]:
+def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard]:
     sizes: t.Dict[t.Tuple[str, Site], int] = {}
     for table, site, peers in _denials(family, flow):
         sizes[table, site] = sizes.get((table, site), 0) + sum(high - low + 1 for low, high in peers)
     if 2 * sum(sizes.values()) <= EVERYTHING[family.name][0][1]:
         return None
-    return _Guard(published, flow, *max(sizes, key=lambda key: sizes[key]))
+    return Guard(published, flow, *max(sizes, key=lambda key: sizes[key]))
 
 
-def _closed_to(family: Family, guard: _Guard) -> str:
+def _closed_to(family: Family, guard: Guard) -> str:
     """To whom a port is closed, in words."""
     return family.peers_text(join(piece for _table, _site, peers in _denials(family, guard.flow) for piece in peers))
 
 
-def guards(family: Family, published: Published) -> t.List[_Guard]:
+def guards(family: Family, published: Published) -> t.List[Guard]:
     """What closes a published port, by the interfaces that rules tell apart."""
     if published.loopback:
         return []
@@ -206,7 +206,7 @@ def _key(published: Published) -> _Key:
 class _Open(t.NamedTuple):
     """A port that is closed by a guard, and another way that leads to it."""
 
-    guard: _Guard
+    guard: Guard
     published: Published
     peers: Intervals
     reasons: t.Tuple[str, ...]
@@ -239,7 +239,8 @@ def ports_text(published: t.Iterable[Published], most: int = 5) -> str:
     return listed(["%s (%s)" % (name, ", ".join(texts)) for name, texts in ports.items()], most)
 
 
-def _unique(published: t.Iterable[Published]) -> t.List[Published]:
+def unique(published: t.Iterable[Published]) -> t.List[Published]:
+    """Each published port once."""
     return list({(_key(item), item.binding): item for item in published}.values())
 
 
@@ -308,7 +309,7 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
     severity, unsure = _ipv6_severity(survey)
     unsure += survey.strangers(IPV6, "prerouting", "forward")
     for words, place, opens in _by_guard(four, found):
-        ports = _unique(item.published for item in opens)
+        ports = unique(item.published for item in opens)
         yield Finding(
             "ipv6_gap",
             severity,
@@ -373,7 +374,7 @@ def proxy_bypass(survey: Survey) -> t.Iterator[Finding]:
         if family.dump is None and survey.unread("iptables_" + family.name):
             unsure += ("what %s lets in" % _COMMANDS[family.name],)
         for words, place, opens in _by_guard(four, found):
-            ports = _unique(item.published for item in opens)
+            ports = unique(item.published for item in opens)
             yield Finding(
                 "proxy_bypass",
                 severity,
@@ -651,9 +652,10 @@ def _direct_sentences(family: Family, name: str, mode: str, found: t.Sequence[_R
             % (name, " and ".join(what), FAMILY_TEXTS[family.name], _why_direct(family, mode, bool(every)))
         )
     spoofed = [item.published for item in found if item.spoofed is not None and item.published is not None]
+    told = {(_key(item), item.binding) for item in some}
     if spoofed:
         how = "DNAT sends it on before the kernel looks where it came from, and no rule in the raw table drops it."
-        if set(spoofed) <= set(some):
+        if all((_key(item), item.binding) in told for item in spoofed):
             yield "A packet for 127.0.0.1 that such a machine sends here is let in too: %s" % how
         else:
             yield (
