@@ -322,11 +322,16 @@ def _grouped(
         found = behind[key]
         if found is not None:
             late.setdefault(found.site, []).append(item)
-        elif not ruling.managed and any(scope.in_interface and broad_scope(rulings, scope) for scope in ruling.scopes):
+        elif not ruling.managed and any(_is_interface_wide(rulings, scope) for scope in ruling.scopes):
             wide.setdefault(item.site, []).append(item)
         else:
             rest.append(item)
     return wide, late, rest
+
+
+def _is_interface_wide(rulings: Rulings, scope: Scope) -> bool:
+    outside = bool(scope.in_interface) and any(scope.comes_in(name) for name in rulings.family.ways_in)
+    return outside and broad_scope(rulings, scope)
 
 
 def _interface_wide(rulings: Rulings) -> t.List[t.Tuple[Ruling, t.List[Stopped]]]:
