@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._allows import (
+    host_port_never_matches,
+    port_only_allow,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._backends import (
     backend_mixed,
     backend_nftables,
     docker_iptables_off,
     snapshot_incomplete,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._denies import (
+    address_only,
+    broad_deny,
+    neighbours_cut_off,
+    port_only_deny,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
     SEVERITIES,
@@ -24,6 +34,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._outside import (
     outside_this_firewall,
     swarm_ingress,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._replies import (
+    established_late,
+    established_missing,
+    replies_or_egress_hit,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._saved import not_persistent, saved_docker_rules
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Survey
@@ -40,6 +55,15 @@ if t.TYPE_CHECKING:
 Check = t.Callable[[Survey], t.Iterator[Finding]]
 
 CHECKS: t.Mapping[str, Check] = {
+    "port_only_deny": port_only_deny,
+    "broad_deny": broad_deny,
+    "port_only_allow": port_only_allow,
+    "host_port_never_matches": host_port_never_matches,
+    "neighbours_cut_off": neighbours_cut_off,
+    "replies_or_egress_hit": replies_or_egress_hit,
+    "established_missing": established_missing,
+    "established_late": established_late,
+    "address_only": address_only,
     "ipv6_gap": ipv6_gap,
     "proxy_bypass": proxy_bypass,
     "direct_routing": direct_routing,
