@@ -38,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import is_bare_return, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, is_bare_return, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     NOTHING,
@@ -47,6 +47,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     intersect,
     join,
     of_network,
+    subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import merge_ports
@@ -72,6 +73,8 @@ _Leg = t.Tuple[t.Tuple[t.Tuple[str, str], ...], Flow]
 
 #: A fix of more policies or rules than this is no fix that anybody reads.
 _MOST_STEPS = 20
+#: Each fix is planned in the whole chain: how many rules are looked at for fixes, before findings go without.
+_MOST_PLANNED = 200000
 
 _COMMANDS = {IPV4: "iptables", IPV6: "ip6tables"}
 _ANYBODY = {IPV4: "0.0.0.0", IPV6: "::"}
@@ -82,10 +85,11 @@ _ANYBODY = {IPV4: "0.0.0.0", IPV6: "::"}
 
 def mostly(peers: Intervals, family: str) -> bool:
     """True if these are more than half of all addresses."""
-    everybody = EVERYTHING[family]
-    if peers is everybody:
+    half = EVERYTHING[family][0][1] // 2
+    # What a list of banned addresses leaves has a thousand pieces, and the first or the last is often enough.
+    if peers and (peers[0][1] - peers[0][0] >= half or peers[-1][1] - peers[-1][0] >= half):
         return True
-    return 2 * sum(high - low + 1 for low, high in peers) > everybody[0][1]
+    return sum([high - low + 1 for low, high in peers]) > half + 1
 
 
 def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]]:
@@ -101,7 +105,7 @@ def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]
             for table, chain in chains:
                 if variant is None or chain not in variant.table(table).chains:
                     continue
-                passed = [item for item in variant.walk(flow, chain, within, table) if not item.denies]
+                passed = _not_denied(variant.walk(flow, chain, within, table))
                 sure = [item for item in passed if not item.reasons]
                 if len(sure) < len(passed):
                     certain = intersect(certain, _peers(sure))
@@ -113,6 +117,10 @@ def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]
     if reasons and mostly(intersect(certain, within), family.name):
         return intersect(certain, within), ()
     return within, reasons
+
+
+def _not_denied(outcomes: t.Iterable[Outcome]) -> t.List[Outcome]:
+    return [item for item in outcomes if item.verdict not in DENYING]
 
 
 def _peers(outcomes: t.Sequence[Outcome]) -> Intervals:
@@ -154,37 +162,36 @@ class Guard(t.NamedTuple):
     site: Site
 
 
-def _denials(family: Family, flow: Flow) -> t.Iterator[t.Tuple[str, Site, Intervals]]:
-    """What somebody's own rules stop for certain on the way through FORWARD: table, rule and for whom."""
+def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard]:
     within = EVERYTHING[family.name]
     for table, chain in _FORWARDED:
         if chain not in family.table(table).chains:
             continue
         outcomes = family.walk(flow, chain, within, table)
-        # The rest, at the end, is most of a long list: so nothing of note is denied.
-        if any(not item.denies and mostly(item.peers, family.name) for item in reversed(outcomes)):
-            if table == "mangle":
-                within = _peers([item for item in outcomes if not item.denies])
-            continue
-        for item in outcomes:
-            if item.denies and not item.reasons and item.site is not None and not is_dockers(item.site.chain):
-                yield table, item.site, item.peers
-        if table == "mangle":
-            within = _peers([item for item in outcomes if not item.denies])
+        passed = _not_denied(outcomes)
+        if not any(mostly(item.peers, family.name) for item in passed):
+            site = _denier(family, outcomes)
+            if site is not None:
+                return Guard(published, flow, table, site)
+        within = _peers(passed)
+    return None
 
 
-def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard]:
-    sizes: t.Dict[t.Tuple[str, Site], int] = {}
-    for table, site, peers in _denials(family, flow):
-        sizes[table, site] = sizes.get((table, site), 0) + sum(high - low + 1 for low, high in peers)
-    if 2 * sum(sizes.values()) <= EVERYTHING[family.name][0][1]:
-        return None
-    return Guard(published, flow, *max(sizes, key=lambda key: sizes[key]))
+def _denier(family: Family, outcomes: t.Sequence[Outcome]) -> t.Optional[Site]:
+    """The rule of somebody's own that stops the most, if such rules stop more than half for certain."""
+    sizes: t.Dict[Site, int] = {}
+    # The last one, for everybody else, most likely says it all.
+    for item in reversed(outcomes):
+        if item.denies and not item.reasons and item.site is not None and not is_dockers(item.site.chain):
+            sizes[item.site] = sizes.get(item.site, 0) + sum([high - low + 1 for low, high in item.peers])
+            if 2 * sum(sizes.values()) > EVERYTHING[family.name][0][1]:
+                return max(sizes, key=lambda site: sizes[site])
+    return None
 
 
 def _closed_to(family: Family, guard: Guard) -> str:
     """To whom a port is closed, in words."""
-    return family.peers_text(join(piece for _table, _site, peers in _denials(family, guard.flow) for piece in peers))
+    return family.peers_text(subtract(EVERYTHING[family.name], through(family, (_FORWARDED, guard.flow))[0]))
 
 
 def guards(family: Family, published: Published) -> t.List[Guard]:
@@ -308,8 +315,10 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
                 found.append(_Open(guard, twin, peers, reasons))
     severity, unsure = _ipv6_severity(survey)
     unsure += survey.strangers(IPV6, "prerouting", "forward")
+    planned = 0
     for words, place, opens in _by_guard(four, found):
         ports = unique(item.published for item in opens)
+        planned += len(six.docker_user.rules) if six.docker_user is not None else 0
         yield Finding(
             "ipv6_gap",
             severity,
@@ -325,7 +334,7 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
             place,
             tuple(item.published.affected(peers=six.peers_text(item.peers)) for item in _once(opens)),
             _all_reasons(opens, unsure),
-            _ipv6_fix(six, ports),
+            _ipv6_fix(six, ports) if planned <= _MOST_PLANNED else None,
             words if not place.rule else "",
         )
 
