@@ -15,6 +15,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._allows imp
     host_port_never_matches,
     port_only_allow,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._addresses import (
+    covers_no_container,
+    stale_address,
+    wrong_owner,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._backends import (
     backend_mixed,
     backend_nftables,
@@ -31,6 +36,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
     SEVERITIES,
     Finding,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._order import (
+    jump_missing,
+    jump_not_first,
+    jump_window,
+    unreachable_rule,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._outside import (
     outside_this_firewall,
     swarm_ingress,
@@ -40,6 +51,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._replies im
     established_missing,
     replies_or_egress_hit,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._places import docker_chain_edited, never_read
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._saved import not_persistent, saved_docker_rules
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Survey
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import (
@@ -64,6 +76,15 @@ CHECKS: t.Mapping[str, Check] = {
     "established_missing": established_missing,
     "established_late": established_late,
     "address_only": address_only,
+    "jump_window": jump_window,
+    "unreachable_rule": unreachable_rule,
+    "stale_address": stale_address,
+    "wrong_owner": wrong_owner,
+    "covers_no_container": covers_no_container,
+    "jump_missing": jump_missing,
+    "jump_not_first": jump_not_first,
+    "never_read": never_read,
+    "docker_chain_edited": docker_chain_edited,
     "ipv6_gap": ipv6_gap,
     "proxy_bypass": proxy_bypass,
     "direct_routing": direct_routing,

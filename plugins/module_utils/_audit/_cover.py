@@ -183,6 +183,7 @@ class Space:
         self._any_interface = (1 << (len(names) + len(others))) - 1
         self._any_protocol = (1 << (len(protocols) + 1)) - 1
         self._everything = EVERYTHING[family]
+        self._firsts: t.Dict[str, int] = {}
         self._fields: t.Dict[t.Tuple[str, str, bool], t.Optional[t.Tuple[str, t.Any]]] = {}
 
     def whole(self, name: str) -> t.Any:
@@ -198,6 +199,14 @@ class Space:
         if name == "tracking":
             return _ANY_TRACKING
         return _ANY_FLAGS if name == "tcp_flags" else 3
+
+    def first(self, name: str) -> int:
+        """The first value of a field: what a packet has there if nothing else is asked for."""
+        found = self._firsts.get(name)
+        if found is None:
+            whole = self.whole(name)
+            found = self._firsts[name] = whole & -whole if isinstance(whole, int) else whole[0][0]
+        return found
 
     def interfaces(self, pattern: str) -> int:
         """The interfaces that a pattern matches."""
@@ -510,6 +519,7 @@ class Coverage:
             [chains[name] for name in below],
             [item.interface for item in (*coming, *going)],
         )
+        self._any_packet = {name: self._space.first(name) for name in _INDEXED}
         self._coming = _Side(self._space, coming)
         self._going = _Side(self._space, going)
         self._shapes: t.Dict[int, _Shape] = {}
@@ -638,7 +648,7 @@ class Coverage:
     def _judge(self, site: Site, rule: Rule, over: Box, ways: t.List[_Way], own: _Frame) -> t.Optional[Dead]:
         regions = []
         for way in ways:
-            common = _common(self._space, over, way.box)
+            common = _common(self._space, over, way.box) if way.box else over
             if common is not None:
                 regions.append((common, (*way.frames, own)))
         realistic: t.List[_Entry] = []
@@ -736,20 +746,14 @@ class Coverage:
 
     def _point(self, region: Box, realistic: bool) -> t.Optional[Point]:
         """A packet out of a box; None if the host's networks cannot send one."""
-        point: Point = {}
+        point = dict(self._any_packet)
+        for name, values in region.items():
+            point[name] = values & -values if isinstance(values, int) else values[0][0]
         if realistic:
             found = self._pair(region)
             if found is None:
                 return None
-            (come, source), (go, destination) = found
-            point = {"in_interface": come, "source": source, "out_interface": go, "destination": destination}
-        for name, values in region.items():
-            if name not in point:
-                point[name] = values & -values if isinstance(values, int) else values[0][0]
-        for name in _INDEXED:
-            if name not in point:
-                whole = self._space.whole(name)
-                point[name] = whole & -whole if isinstance(whole, int) else whole[0][0]
+            (point["in_interface"], point["source"]), (point["out_interface"], point["destination"]) = found
         return point
 
     def _pair(self, region: Box) -> t.Optional[t.Tuple[t.Tuple[int, int], t.Tuple[int, int]]]:
@@ -765,10 +769,12 @@ def _holds(space: Space, box: Box, point: Point) -> bool:
     for name, values in box.items():
         value = point.get(name)
         if value is None:
-            whole = space.whole(name)
-            value = whole & -whole if isinstance(whole, int) else whole[0][0]
+            value = space.first(name)
         if isinstance(values, int):
             if not values & value:
+                return False
+        elif len(values) == 1:
+            if not values[0][0] <= value <= values[0][1]:
                 return False
         elif not any(low <= value <= high for low, high in values):
             return False

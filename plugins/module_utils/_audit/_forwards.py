@@ -32,12 +32,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage im
     Callers,
     Stopped,
     conditions,
+    is_spoken_for,
     key,
     one_fix,
     peers_in,
     peers_text,
     port_text,
-    spoken_for,
     verdict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied
@@ -137,19 +137,20 @@ class OwnForward:
 
     def _inbound(self, program: Program) -> t.Dict[Site, t.List[Stopped]]:
         family = self._family
-        spoken = spoken_for(family)
         found: t.Dict[Site, t.List[Stopped]] = {}
         for published in family.published:
-            if published.loopback or key(published) in spoken:
+            if published.loopback:
                 continue
             for flow in family.inbound(published):
                 for outcome in program.walk(FORWARD, flow, EVERYTHING[family.name]):
                     if not outcome.denies or outcome.site is None or self._is_of_others(outcome.site):
                         continue
                     top = self._top(outcome.site)
+                    if top is None or is_spoken_for(family, published):
+                        continue
                     let_in = intersect(family.let_in(published)[0], family.remote)
                     still = intersect(outcome.peers, let_in)
-                    if top is not None and still:
+                    if still:
                         found.setdefault(top, []).append(
                             Stopped(published, outcome.site, flow.in_interface, outcome.peers, still, outcome.reasons)
                         )

@@ -20,9 +20,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
     listed,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage import (
+    MOST_BANNED,
     Callers,
     Stopped,
     forwarded,
+    is_spoken_for,
     key,
     names_port,
     of_swarm,
@@ -31,7 +33,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage im
     peers_text,
     port_text,
     public,
-    spoken_for,
+    share,
     verdict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied
@@ -66,10 +68,11 @@ if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding
 
 INPUT = "INPUT"
-#: With less than this share of all addresses denied, it is a list of bans and not the default.
-_MOST_BANNED = 0.25
-
 _INFINITIVES = {"DROP": "drop", "REJECT": "reject", "TARPIT": "hold"}
+
+
+#: An interface, and what becomes of those who come in through it.
+_Way = t.Tuple[str, t.List[Outcome]]
 
 
 class Input:
@@ -79,20 +82,30 @@ class Input:
         self._family = family
         self._chains = family.filter.chains
         self._callers = Callers(self._chains, [INPUT])
+        self._addresses = {
+            item.name: [
+                address.partition("/")[0] for address in item.addresses if (":" in address) == (family.name == IPV6)
+            ]
+            for item in family.survey.snapshot.interfaces
+        }
 
     def findings(self) -> t.Iterator[Finding]:
         start = self._chains.get(INPUT)
         if start is None or not (start.rules or start.policy in DENYING):
             return
-        spoken = spoken_for(self._family)
         named: t.Dict[Site, t.List[Stopped]] = {}
         bans: t.Dict[str, t.List[Stopped]] = {}
         default: t.List[Stopped] = []
+        allowing: t.Dict[Site, t.List[Published]] = {}
+        ways = self._ways()
         for published in [*forwarded(self._family), *of_swarm(self._family)]:
-            if key(published) in spoken:
-                continue
+            outcomes = [
+                (way, self._family.walk(self._flow(published, way), INPUT, EVERYTHING[self._family.name]))
+                for way in ways
+            ]
+            self._note_allowing(published, outcomes, allowing)
             general: t.List[Stopped] = []
-            for item in self._stopped(published):
+            for item in self._stopped(published, outcomes):
                 site = None if item.site is None else self._naming(item.site, published.binding.host_port)
                 if site is not None:
                     named.setdefault(site, []).append(item)
@@ -112,23 +125,18 @@ class Input:
         default = [item for item in default if public(item.open, self._family.name)]
         if default:
             yield self._default(default)
-        yield from self._allowing(set(named))
+        for site in sorted(set(allowing) - set(named)):
+            yield self._allowing(site, allowing[site])
 
     # What INPUT does
 
     def _flow(self, published: Published, interface: str) -> Flow:
         """A first packet to the host's port, as INPUT would see it if it came there."""
         family, binding = self._family, published.binding
-        own = [
-            piece
-            for item in family.survey.snapshot.interfaces
-            if item.name == interface
-            for address in item.addresses
-            if (":" in address) == (family.name == IPV6)
-            for piece in of_network(address.partition("/")[0])
-        ][:1]
-        published_at = binding.host_address not in ("", "0.0.0.0", "::")
-        host = family.host_side(binding) if published_at else (tuple(own) or family.host_side(binding))
+        host = family.host_side(binding)
+        own = self._addresses.get(interface)
+        if own and binding.host_address in ("", "0.0.0.0", "::"):
+            host = of_network(own[0])
         port = (binding.host_port, binding.host_port)
         return Flow(
             family=family.name,
@@ -159,17 +167,20 @@ class Input:
         others = [name for name in outside if name not in named]
         return [name for name in outside if name in named or name in others[:1]]
 
-    def _stopped(self, published: Published) -> t.Iterator[Stopped]:
+    def _stopped(self, published: Published, ways: t.Sequence[_Way]) -> t.Iterator[Stopped]:
         family = self._family
         let_in: t.Optional[Intervals] = None
-        for interface in self._ways():
-            outcomes = family.walk(self._flow(published, interface), INPUT, EVERYTHING[family.name])
-            accepted = peers_in(outcome for outcome in outcomes if not outcome.denies)
+        for interface, outcomes in ways:
+            accepted: t.Optional[Intervals] = None
             for outcome in outcomes:
                 if not outcome.denies or self._is_obscure(outcome, published):
                     continue
                 if let_in is None:
+                    if is_spoken_for(family, published):
+                        return
                     let_in = intersect(family.let_in(published)[0], family.remote)
+                if accepted is None:
+                    accepted = peers_in(other for other in outcomes if not other.denies)
                 found = intersect(outcome.peers, let_in)
                 # Whoever is denied in any case is denied for certain.
                 reasons = outcome.reasons if overlaps(outcome.peers, accepted) else ()
@@ -191,9 +202,7 @@ class Input:
         return None
 
     def _is_default(self, stopped: t.Sequence[Stopped]) -> bool:
-        everything = EVERYTHING[self._family.name][0][1] + 1
-        said = join(piece for item in stopped for piece in item.said)
-        return sum(high - low + 1 for low, high in said) > everything * _MOST_BANNED
+        return share(join(piece for item in stopped for piece in item.said), self._family.name) > MOST_BANNED
 
     # Findings
 
@@ -321,36 +330,36 @@ class Input:
             subject="default",
         )
 
-    def _allowing(self, denying: t.Collection[Site]) -> t.Iterator[Finding]:
-        """Rules that allow a published port in INPUT: they open nothing, and without them nothing closes."""
+    def _note_allowing(
+        self, published: Published, ways: t.Sequence[_Way], found: t.Dict[Site, t.List[Published]]
+    ) -> None:
+        """Rules that allow the port in INPUT: they open nothing, and without them nothing closes."""
+        sites = {
+            self._naming(outcome.site, published.binding.host_port)
+            for _interface, outcomes in ways
+            for outcome in outcomes
+            if outcome.verdict == ACCEPT and outcome.site is not None
+        }
+        for site in sites:
+            if site is not None:
+                found.setdefault(site, []).append(published)
+
+    def _allowing(self, site: Site, ports: t.Sequence[Published]) -> Finding:
         family = self._family
-        found: t.Dict[Site, t.List[Published]] = {}
-        for published in [*forwarded(family), *of_swarm(family)]:
-            for interface in self._ways():
-                for outcome in family.walk(self._flow(published, interface), INPUT, EVERYTHING[family.name]):
-                    if outcome.verdict != ACCEPT or outcome.site is None:
-                        continue
-                    site = self._naming(outcome.site, published.binding.host_port)
-                    if site is not None and site not in denying:
-                        items = found.setdefault(site, [])
-                        if published not in items:
-                            items.append(published)
-        for site in sorted(found):
-            ports = found[site]
-            yield Finding(
-                "never_read",
-                INFO,
-                "Rule %d of %s (%s) allows a port that Docker forwards: it does not decide about %s, neither to open"
-                " nor, once it is gone, to close."
-                % (
-                    site.position,
-                    site.chain,
-                    FAMILY_TEXTS[family.name],
-                    listed([port_text(published) for published in ports]),
-                ),
-                family.place(site),
-                tuple(published.affected() for published in ports),
-            )
+        return Finding(
+            "never_read",
+            INFO,
+            "Rule %d of %s (%s) allows a port that Docker forwards: it does not decide about %s, neither to open nor,"
+            " once it is gone, to close."
+            % (
+                site.position,
+                site.chain,
+                FAMILY_TEXTS[family.name],
+                listed([port_text(published) for published in ports]),
+            ),
+            family.place(site),
+            tuple(published.affected() for published in ports),
+        )
 
 
 def input_of_nftables(survey: Survey) -> t.Iterator[Finding]:
@@ -370,11 +379,11 @@ def input_of_nftables(survey: Survey) -> t.Iterator[Finding]:
         ports: t.List[Published] = []
         for name in families.get(chain.family, ()):
             family = survey.family(name)
-            spoken = spoken_for(family)
             ports += [
                 published
                 for published in [*forwarded(family), *of_swarm(family)]
-                if key(published) not in spoken and public(intersect(family.let_in(published)[0], family.remote), name)
+                if not is_spoken_for(family, published)
+                and public(intersect(family.let_in(published)[0], family.remote), name)
             ]
         if not ports:
             continue

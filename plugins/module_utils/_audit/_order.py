@@ -36,6 +36,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._fixes impo
     delete_words,
     shell,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage import kept_out
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
     FAMILY_TEXTS,
     Endpoint,
@@ -56,6 +57,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
+    NOTHING,
     Intervals,
     join,
     of_network,
@@ -272,11 +274,7 @@ def jump_missing(survey: Survey) -> t.Iterator[Finding]:
             continue
         text = FAMILY_TEXTS[family.name]
         message = "FORWARD does not read %s on %s, so nothing that stands there has any effect." % (DOCKER_USER, text)
-        affected = [
-            hit.published.affected(peers=family.peers_text(hit.outcome.peers))
-            for hits in family.denials.values()
-            for hit in hits
-        ]
+        affected = _would_be_guarded(family)
         if affected:
             names = dict.fromkeys("%s (%s)" % (item.container, item.published) for item in affected)
             message += " %s would be guarded by its rules and is open." % listed(list(names))
@@ -295,6 +293,19 @@ def jump_missing(survey: Survey) -> t.Iterator[Finding]:
             tuple(dict.fromkeys(affected)),
             fix=_jump_first(family),
         )
+
+
+def _would_be_guarded(family: Family) -> t.List[Affected]:
+    """Published ports with those whom DOCKER-USER would keep from them."""
+    found: t.List[Affected] = []
+    texts: t.Dict[Intervals, str] = {}
+    for published in family.published:
+        peers = NOTHING if published.loopback else kept_out(family, published)[0]
+        if peers:
+            if peers not in texts:
+                texts[peers] = family.peers_text(peers)
+            found.append(published.affected(peers=texts[peers]))
+    return found
 
 
 def jump_not_first(survey: Survey) -> t.Iterator[Finding]:
@@ -394,18 +405,20 @@ def _guarded_by_the_jump_alone(family: Family) -> t.Tuple[t.Tuple[Affected, ...]
     affected: t.Dict[Affected, None] = {}
     reasons: t.List[str] = []
     sure = False
-    for hits in family.denials.values():
-        for hit in hits:
-            peers = hit.outcome.peers
-            if FORWARD in family.table("mangle").chains:
-                for outcome in family.walk(hit.flow, FORWARD, peers, "mangle"):
-                    if outcome.denies and not outcome.reasons:
-                        peers = subtract(peers, outcome.peers)
-            if not peers:
-                continue
-            affected[hit.published.affected(peers=family.peers_text(peers))] = None
-            sure = sure or not hit.outcome.reasons
-            reasons += hit.outcome.reasons
+    texts: t.Dict[Intervals, str] = {}
+    guarded = FORWARD in family.table("mangle").chains
+    for published in family.published:
+        peers, unsure = (NOTHING, ()) if published.loopback else kept_out(family, published)
+        for flow in family.inbound(published) if peers and guarded else ():
+            for outcome in family.walk(flow, FORWARD, peers, "mangle"):
+                if outcome.denies and not outcome.reasons:
+                    peers = subtract(peers, outcome.peers)
+        if peers:
+            if peers not in texts:
+                texts[peers] = family.peers_text(peers)
+            affected[published.affected(peers=texts[peers])] = None
+            sure = sure or not unsure
+            reasons += unsure
     return tuple(affected), () if sure else tuple(dict.fromkeys(reasons))
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 import ipaddress
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._fixes import fix
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied, closing
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied, closing, written
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Endpoint, Family, Published, Survey
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
@@ -25,12 +24,14 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, port_ranges
-from ansible_collections.quaywall.docker.plugins.module_utils._walk import Outcome, Site
+from ansible_collections.quaywall.docker.plugins.module_utils._walk import ACCEPT, RETURN, Outcome, Site
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Fix
 
 _MOST_PORTS = 4096
+#: With less than this share of all addresses denied, it is a list of bans.
+MOST_BANNED = 0.25
 #: Not the Internet: what is open to these only is not open to everybody.
 _PRIVATE = {
     IPV4: ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"),
@@ -137,13 +138,44 @@ def public(peers: Intervals, family: str) -> Intervals:
     return peers
 
 
-def spoken_for(family: Family) -> t.Set[t.Tuple[str, Binding]]:
-    """Published ports about which DOCKER-USER says something: whoever wrote that knows where it belongs."""
-    found = {key(hit.published) for hits in family.denials.values() for hit in hits}
-    for site, hits in family.allowances.items():
-        if site.chain != DOCKER_USER or conditions(family.rule(site)):
-            found |= {key(hit.published) for hit in hits}
-    return found
+def share(peers: Intervals, family: str) -> float:
+    """How much of all addresses that is."""
+    return sum(high - low + 1 for low, high in peers) / (EVERYTHING[family][0][1] + 1)
+
+
+def kept_out(family: Family, published: Published) -> t.Tuple[Intervals, t.Tuple[str, ...]]:
+    """Whom DOCKER-USER keeps from a published port, and what that hangs on if it is not certain of any of them.
+
+    Found from those who are let through: bans may be thousands, and each is a decision of its own.
+    """
+    everybody = EVERYTHING[family.name]
+    denied: t.List[Intervals] = []
+    reasons: t.Dict[str, None] = {}
+    sure = False
+    for flow in family.inbound(published):
+        outcomes = family.walk(flow)
+        through = join(piece for outcome in outcomes if not outcome.denies for piece in outcome.peers)
+        certainly = subtract(everybody, through)
+        unsure = [outcome for outcome in outcomes if outcome.denies and outcome.reasons]
+        denied.append(certainly)
+        denied += [outcome.peers for outcome in unsure]
+        sure = sure or bool(certainly)
+        reasons.update((reason, None) for outcome in unsure for reason in outcome.reasons)
+    return join(piece for peers in denied for piece in peers), () if sure else tuple(reasons)
+
+
+def is_spoken_for(family: Family, published: Published) -> bool:
+    """True if DOCKER-USER says something of a published port that is no ban: whoever wrote that knows his way."""
+    if share(kept_out(family, published)[0], family.name) > MOST_BANNED:
+        return True
+    return any(
+        outcome.verdict in (ACCEPT, RETURN)
+        and outcome.site is not None
+        and (outcome.site.chain != DOCKER_USER or conditions(family.rule(outcome.site)))
+        and share(outcome.peers, family.name) > MOST_BANNED
+        for flow in family.inbound(published)
+        for outcome in family.walk(flow)
+    )
 
 
 def key(published: Published) -> t.Tuple[str, Binding]:
@@ -163,7 +195,9 @@ def one_fix(family: Family, description: str, denied: t.Sequence[Denied], interf
         policies = closing(family, [item._replace(interface=interface) for item in denied])
     if policies is None:
         policies = closing(family, denied)
-    return None if policies is None else fix(family, description, policies, touched=[item.published for item in denied])
+    if policies is None:
+        return None
+    return written(family, description, policies, [item.published for item in denied])
 
 
 # Published ports -----------------------------------------------------------------------------------------------------
@@ -185,35 +219,39 @@ class Stopped(t.NamedTuple):
 
 def forwarded(family: Family) -> t.List[Published]:
     """Published ports that nothing but DNAT serves to the outside."""
+    served = _served_by_host(family.survey)
     return [
         published
         for published in family.published
-        if published.dnat and not published.loopback and not _is_served_by_host(family.survey, published.binding)
+        if published.dnat
+        and not published.loopback
+        and (published.binding.protocol, published.binding.host_port) not in served
     ]
 
 
-def _is_served_by_host(survey: Survey, binding: Binding) -> bool:
-    """True if something else than Docker listens at the port, so that rules in INPUT have something to decide."""
+def _served_by_host(survey: Survey) -> t.Set[t.Tuple[str, int]]:
+    """Ports at which something else than Docker listens: there, rules in INPUT have something to decide."""
     snapshot = survey.snapshot
-    anywhere = ("", "0.0.0.0", "::")
     if survey.unread("proxies"):
-        return False
-    proxies = [
-        proxy.host_address
-        for proxy in snapshot.proxies
-        if (proxy.protocol, proxy.host_port) == (binding.protocol, binding.host_port)
-    ]
-    engine = snapshot.engine
-    if engine is not None and engine.options.get("userland-proxy") is False:
-        # Engines before 28 keep the port with a socket of their own.
-        proxies.append(binding.host_address)
-    return any(
-        (socket.protocol, socket.port) == (binding.protocol, binding.host_port)
-        and not any(
-            address == socket.address or (address in anywhere and socket.address in anywhere) for address in proxies
-        )
+        return set()
+    dockers = {(proxy.protocol, proxy.host_port, _address(proxy.host_address)) for proxy in survey.snapshot.proxies}
+    if snapshot.engine is not None and snapshot.engine.options.get("userland-proxy") is False:
+        # Engines before 28 keep the ports with sockets of their own then.
+        dockers |= {
+            (binding.protocol, binding.host_port, _address(binding.host_address))
+            for container in survey.running
+            for binding in container.current_ports
+        }
+    return {
+        (socket.protocol, socket.port)
         for socket in snapshot.listening
-    )
+        if (socket.protocol, socket.port, _address(socket.address)) not in dockers
+    }
+
+
+def _address(text: str) -> str:
+    # One socket may serve all addresses of both families.
+    return "" if text in ("0.0.0.0", "::") else text
 
 
 def of_swarm(family: Family) -> t.List[Published]:

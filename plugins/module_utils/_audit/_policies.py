@@ -12,7 +12,10 @@ from __future__ import annotations
 import itertools
 import re
 import typing as t
+import weakref
 
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Fix
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._fixes import fix, policy_task
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
@@ -27,6 +30,11 @@ if t.TYPE_CHECKING:
 
 #: More sources than this are no policy that somebody wants to read.
 _MOST_SOURCES = 16
+
+
+# Rules and ports that are looked at for fixes, of one host: who gains and who loses is found by planning and walking.
+_MOST_LOOKS = 30000
+_LOOKS: t.MutableMapping[t.Any, int] = weakref.WeakKeyDictionary()
 
 
 class Denied(t.NamedTuple):
@@ -60,6 +68,21 @@ def free_name(taken: t.Collection[str], *words: t.Any) -> str:
             break
         name = "%s-%d" % (re.sub(r"-\d+\Z", "", name) if number > 2 else name, number)
     return name
+
+
+def written(
+    family: Family, description: str, policies: t.Sequence[Json], touched: t.Sequence[Published]
+) -> t.Optional[Fix]:
+    """The fix that writes policies; its tasks alone, if a big host has had many fixes already."""
+    survey = family.survey
+    looks = sum(
+        len(other.published) + (len(other.docker_user.rules) if other.docker_user is not None else 0)
+        for other in survey.families
+    )
+    _LOOKS[survey] = _LOOKS.get(survey, 0) + looks
+    if _LOOKS[survey] > _MOST_LOOKS and _LOOKS[survey] > looks:
+        return Fix(description, tuple(policy_task(options) for options in policies))
+    return fix(family, description, policies, touched=touched)
 
 
 def closing(family: Family, denied: t.Sequence[Denied]) -> t.Optional[t.List[Json]]:
