@@ -18,10 +18,12 @@ import textwrap
 import time
 import typing as t
 
+import yaml
+
 from testbed import OFFICE, STRANGER, Bed, BedError, HostSpec, Probe, Workload
 from testbed.engine import state_folder
 
-from .playbook import run_playbook
+from .playbook import run_playbook, run_task
 
 if t.TYPE_CHECKING:
     import io
@@ -31,6 +33,7 @@ BED: t.Final = "quaywall-demo"
 HOST: t.Final = HostSpec("trixie")
 PLAYBOOK: t.Final = "quaywall.docker.demo"
 GROUP: t.Final = "quaywall_demo"
+AUDIT: t.Final = "quaywall.docker.docker_fw_audit"
 
 INNER_PORT: t.Final = 8080
 PORTS: t.Final = {"admin": 9000, "shop": 8080}
@@ -199,7 +202,24 @@ class Story:
         )
         self.on_host("iptables -I DOCKER-USER -p tcp --dport 8080 -j DROP")
         self.show({"office": (NOBODY, NOBODY), "stranger": (NOBODY, NOBODY), "neighbour": (neighbour, neighbour)})
+        self.audit()
         self.host.run("iptables -D DOCKER-USER -p tcp --dport 8080 -j DROP")
+
+    def audit(self) -> None:
+        self.step("The audit finds that rule, says whom it hits, and hands over what to write instead.")
+        task = {AUDIT: {"checks": ["port_only_deny"]}}
+        self.voice.command(f"ansible {GROUP} -m {AUDIT} -a checks=port_only_deny")
+        (finding,) = run_task(self.host, task, GROUP)["findings"]
+        self.voice.say(f"{finding['severity'].upper()}: {finding['message']}", "", "   ", "   ")
+        for item in finding["affected"]:
+            if item["published"]:
+                meant = "meant" if item["meant"] else "not meant"
+                print(self.voice.paint(f"   {item['container']:12}{item['published']:28}{meant}", "dim"))
+        self.voice.note("Instead:")
+        print(self.voice.paint(textwrap.indent(_yaml(finding["fix"]["tasks"][:1]), "   "), "dim"))
+        meant_for = {item["container"]: item["meant"] for item in finding["affected"] if item["published"]}
+        if meant_for != {"admin": False, "shop": True}:
+            raise StoryError(f"step {self._number}: the audit says {meant_for}.")
 
     def policy_for_a_container(self) -> None:
         self.step(
@@ -250,6 +270,10 @@ def _task() -> str:
     """The task of the playbook, as it is written there."""
     text = (REPOSITORY / "playbooks" / "demo.yml").read_text(encoding="utf-8")
     return textwrap.dedent(text.partition("  tasks:\n")[2]).rstrip()
+
+
+def _yaml(tasks: list[dict[str, t.Any]]) -> str:
+    return yaml.safe_dump(tasks, sort_keys=False).rstrip()
 
 
 def _cells(probes: t.Mapping[str, Probe]) -> tuple[str, str]:

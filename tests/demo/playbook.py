@@ -46,6 +46,20 @@ def run_playbook(host: Host, playbook: str, group: str) -> Run:
     )
 
 
+def run_task(host: Host, task: t.Mapping[str, t.Any], group: str) -> dict[str, t.Any]:
+    """Run one task on this one host of the group; its result.
+
+    :raises BedError: with Ansible's own output, if it fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="quaywall-") as folder:
+        playbook = pathlib.Path(folder) / "playbook.json"
+        play = {"hosts": group, "gather_facts": False, "tasks": [dict(task)]}
+        playbook.write_text(json.dumps([play]), encoding="utf-8")
+        report = ansible_playbook(host, str(playbook), group)
+    result: dict[str, t.Any] = report["plays"][0]["tasks"][0]["hosts"][host.container]
+    return result
+
+
 def ansible_playbook(
     host: Host, playbook: str, group: str, *options: str, pipelining: bool = True, keep_remote_files: bool = False
 ) -> dict[str, t.Any]:
