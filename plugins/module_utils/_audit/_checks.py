@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._allows import (
-    host_port_never_matches,
-    port_only_allow,
-)
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._addresses import (
     covers_no_container,
     stale_address,
     wrong_owner,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._allows import (
+    host_port_never_matches,
+    port_only_allow,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._backends import (
     backend_mixed,
@@ -46,12 +46,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._outside im
     outside_this_firewall,
     swarm_ingress,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._places import docker_chain_edited, never_read
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._replies import (
     established_late,
     established_missing,
     replies_or_egress_hit,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._places import docker_chain_edited, never_read
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._saved import not_persistent, saved_docker_rules
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Survey
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import (
