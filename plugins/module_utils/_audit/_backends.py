@@ -525,8 +525,10 @@ def _misprinted(survey: Survey) -> t.Iterator[Finding]:
     if survey.snapshot.nft is None:
         return
     for family in survey.families:
+        # A chain may seem to be empty, so that no rule of it is reached.
+        read = family.user_chains | {FORWARD} | {item.rule.target for item in family.reached}
         for table, chain in sorted(survey.snapshot.nft.misprinted.get(family.name, ())):
-            asked = family.variant == "nft" and table == "filter" and chain in (family.user_chains | {FORWARD})
+            asked = family.variant == "nft" and table == "filter" and chain in read
             yield Finding(
                 "snapshot_incomplete",
                 MEDIUM if asked else LOW,
