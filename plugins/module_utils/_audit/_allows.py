@@ -98,23 +98,31 @@ def port_only_allow(survey: Survey) -> t.Iterator[Finding]:
             continue
         gains = _gains(rulings, candidates)
         for ruling in candidates:
-            hits = [hit for hit in gains.get(ruling.site, ()) if by_port(ruling.scope_for(hit.published))]
+            gained = [gain for gain in gains.get(ruling.site, ()) if by_port(ruling.scope_for(gain.hit.published))]
+            hits = [gain.hit for gain in gained]
             meant = {
                 hit.published.container.id
                 for hit in hits
                 if holds(ruling.scope_for(hit.published).ports or (), hit.published.binding.host_port)
             }
-            if any(hit.published.container.id not in meant for hit in hits):
+            if any(gain.rightly_closed and gain.hit.published.container.id not in meant for gain in gained):
                 yield _port_only(rulings, ruling, hits, meant)
 
 
-def _gains(rulings: Rulings, candidates: t.Sequence[Ruling]) -> t.Dict[Site, t.List[Hit]]:
-    """The published ports that each rule opens, with those outside who get in only because of it."""
+class _Gain(t.NamedTuple):
+    """A published port that a rule opens, for whom, and whether what would stop them is no mistake itself."""
+
+    hit: Hit
+    rightly_closed: bool
+
+
+def _gains(rulings: Rulings, candidates: t.Sequence[Ruling]) -> t.Dict[Site, t.List[_Gain]]:
+    """The published ports that each rule opens, with those who get in only because of it."""
     sites = {ruling.site for ruling in candidates}
     without, marked = rulings.without(sites), _returns(rulings)
     ports = join(piece for ruling in candidates for scope in ruling.scopes for piece in scope.ports or ())
     starts = [low for low, _high in ports]
-    found: t.Dict[Site, t.List[Hit]] = {}
+    found: t.Dict[Site, t.List[_Gain]] = {}
     for published, flow, outcomes in rulings.outcomes:
         index = bisect.bisect_right(starts, published.binding.container_port) - 1
         if index < 0 or published.binding.container_port > ports[index][1]:
@@ -122,20 +130,18 @@ def _gains(rulings: Rulings, candidates: t.Sequence[Ruling]) -> t.Dict[Site, t.L
         opened = [outcome for outcome in rulings.walk(flow, None, marked) if outcome.site in sites]
         if not opened:
             continue
-        closed = [
-            outcome
-            for outcome in rulings.walk(flow, None, without)
-            if outcome.denies and not _is_by_port(rulings, outcome.site, published)
-        ]
+        closed = [outcome for outcome in rulings.walk(flow, None, without) if outcome.denies]
         gained = intersect(_peers(outcomes, lambda outcome: not outcome.denies), _peers(closed, lambda outcome: True))
+        rightly = join(
+            piece for outcome in closed if not _is_by_port(rulings, outcome.site, published) for piece in outcome.peers
+        )
         unsure = [] if any(not item.reasons for item in closed) else [text for item in closed for text in item.reasons]
         for outcome in opened:
             peers = intersect(gained, outcome.peers)
             if outcome.site is not None and overlaps(rulings.family.remote, peers):
                 reasons = tuple(dict.fromkeys([*outcome.reasons, *unsure]))
-                found.setdefault(outcome.site, []).append(
-                    Hit(published, flow, outcome._replace(peers=peers, reasons=reasons))
-                )
+                hit = Hit(published, flow, outcome._replace(peers=peers, reasons=reasons))
+                found.setdefault(outcome.site, []).append(_Gain(hit, overlaps(peers, rightly)))
     return found
 
 
@@ -184,7 +190,8 @@ def _port_only(rulings: Rulings, ruling: Ruling, hits: t.Sequence[Hit], meant: t
             "meant for.",
             lambda: [] if own else _allow_policies(rulings, ruling, right or hits),
             removal(rulings, ruling),
-            [hit.published for hit in hits],
+            # Also those whom it opens to banned sources only.
+            [item for item in rulings.family.published if any(one.fits(item) for one in ruling.scopes)],
         ),
     )
 

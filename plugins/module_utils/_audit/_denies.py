@@ -217,7 +217,9 @@ def _port_only_fix(
         )
 
     touched = [hit.published for hit in hits] + [item.published for item in missed]
-    return fix(rulings, description, policies, removal(rulings, ruling), touched)
+    # By another way it may be a rule for a container, and a good one.
+    gone = removal(rulings, ruling) if all(by_port(scope) for scope in ruling.scopes) else None
+    return fix(rulings, description, policies, gone, touched)
 
 
 def _port_policies(rulings: Rulings, ruling: Ruling, scope: Scope) -> t.Optional[t.List[Json]]:
@@ -254,8 +256,8 @@ def broad_deny(survey: Survey) -> t.Iterator[Finding]:
         rulings = rulings_of(family)
         cut = {item.site for item in rulings.stopped if item.published is None and not item.reasons}
         for ruling in rulings.denies:
-            hits = [hit for hit in rulings.hits.get(ruling.site, ()) if _is_broad(rulings, ruling, hit)]
-            if ruling.managed or not hits:
+            hits = rulings.hits.get(ruling.site, ())
+            if ruling.managed or not any(_is_broad(rulings, ruling, hit) for hit in hits):
                 continue
             spared = _spares(rulings, ruling, hits)
             sent = _stops_sending(rulings, ruling)

@@ -25,6 +25,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Hit,
     Published,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import CONTINUING
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     Intervals,
@@ -192,9 +193,19 @@ def policies_for_endpoint(
 ) -> t.Optional[t.List[Json]]:
     """Policies that say of a container, or of its whole network, what a deny says of its address.
 
+    None if not all of its published ports are stopped for the same people: rules before this one would be overruled.
+
     :param flow: a connection from outside that the rule stops.
     """
     container = endpoint.container
+    peers = peers_of(rulings.walk(flow), ruling)
+    for published, inbound, outcomes in rulings.outcomes:
+        there = published.endpoint is not None and (
+            published.endpoint.bridge == endpoint.bridge if whole else published.container.id == container.id
+        )
+        named = there and scope.fits(published) and scope.comes_in(inbound.in_interface)
+        if named and peers_of(outcomes, ruling) != peers:
+            return None
     name = endpoint.network if whole else container.name
     target: t.Dict[str, t.Any] = {"network": endpoint.network} if whole else {"container": container.name}
     if scope.protocol != "tcp":
@@ -205,7 +216,7 @@ def policies_for_endpoint(
         name = "-".join([name, *ports[:3]]).replace(":", "-")
     if scope.protocol not in ("", "all", "tcp"):
         name += "-" + scope.protocol
-    return deny_policies(rulings, scope, ruling.verdict, name, target, peers_of(rulings.walk(flow), ruling))
+    return deny_policies(rulings, scope, ruling.verdict, name, target, peers)
 
 
 def policies_for_meant(rulings: Rulings, ruling: Ruling, meant: Meant) -> t.Optional[t.List[Json]]:
@@ -257,8 +268,10 @@ def removal(
     :param ways: those by which it is to decide nothing any more; default: all.
     """
     ways = ruling.ways if ways is None else ways
-    if _names_port(rulings.family.rule(ruling.site)):
+    own = rulings.family.rule(ruling.site)
+    if _names_port(own):
         return _twins(rulings, ruling.site)
+    alone = _twins(rulings, ruling.site) if len(ruling.ways) == 1 else None
     jumps: t.List[Site] = []
     below: t.Set[str] = {ruling.site.chain}
     for way in ways:
@@ -266,16 +279,19 @@ def removal(
         if naming:
             jumps.append(way[naming[0]])
             below |= {site.chain for site in way[naming[0] + 1 :]}
-    if not jumps:
-        return _twins(rulings, ruling.site) if len(ruling.ways) == 1 else None
-    others = (
-        other
-        for other in (*rulings.denies, *rulings.allows)
-        if other.site.chain in below and other.site != ruling.site and other.verdict != RETURN
-    )
-    if len(jumps) < len(ways) or any(others):
-        return None
+    if own.get("destination") is not None or len(jumps) < len(ways) or _holds_more(rulings, ruling, below):
+        return alone
     return list(dict.fromkeys(twin for site in jumps for twin in _twins(rulings, site)))
+
+
+def _holds_more(rulings: Rulings, ruling: Ruling, chains: t.Collection[str]) -> bool:
+    """True if chains decide by other rules too, bans among them; a RETURN alone decides nothing."""
+    nothing = {None, RETURN, *CONTINUING, *chains}
+    return any(
+        rule.target not in nothing and (name, position) != ruling.site[:2]
+        for name in chains
+        for position, rule in enumerate(rulings.family.filter.chains[name].rules, 1)
+    )
 
 
 def _names_port(rule: Rule) -> bool:

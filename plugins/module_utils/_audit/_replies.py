@@ -20,6 +20,7 @@ All is found by walks. That falling off the chain's end returns is no fault.
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._denies import broad_scope
@@ -111,15 +112,13 @@ def replies_or_egress_hit(survey: Survey) -> t.Iterator[Finding]:
     """
     for family in survey.families:
         rulings = rulings_of(family)
+        by_site: t.Dict[Site, t.List[_Hit]] = {}
         for ruling in rulings.denies:
-            if ruling.managed:
-                continue
-            seen: t.Set[Site] = set()
-            for way, scope in zip(ruling.ways, ruling.scopes):
-                site = next((site for site in (*way, ruling.site) if _names_host_port(rulings, site)), None)
-                if scope.original_ports is not None and site is not None and site not in seen:
-                    seen.add(site)
-                    yield from _host_port(rulings, ruling, way, scope, site)
+            if not ruling.managed and _by_host_port(ruling):
+                for site, hit in _by_naming_rule(rulings, ruling).items():
+                    by_site.setdefault(site, []).append(hit)
+        for site, found in sorted(by_site.items(), key=lambda item: item[1][0].ruling.order):
+            yield _host_port(rulings, site, found)
         for ruling, items in _interface_wide(rulings):
             yield _interface_wide_finding(rulings, ruling, items)
 
@@ -136,18 +135,37 @@ class _Side(t.NamedTuple):
     words: str
 
 
-def _host_port(
-    rulings: Rulings, ruling: Ruling, way: t.Tuple[Site, ...], scope: Scope, site: Site
-) -> t.Iterator[Finding]:
-    if scope.direction == "ORIGINAL" and scope.states == {"DNAT"}:
-        return
+class _Hit(t.NamedTuple):
+    """A deny by host port, by one way that leads to it, and what else it stops."""
+
+    ruling: Ruling
+    way: t.Tuple[Site, ...]
+    scope: Scope
+    sides: t.List[_Side]
+
+
+def _by_naming_rule(rulings: Rulings, ruling: Ruling) -> t.Dict[Site, _Hit]:
+    """What a deny by host port stops besides, by the rule or jump that names the port."""
+    found: t.Dict[Site, _Hit] = {}
     first = rulings.established_first
     passed = first is not None and first < ruling.order
-    if passed and not any(scope.comes_in(bridge) for bridge in rulings.by_bridge):
-        return  # neither answers nor what containers send can reach it
-    sides = [*_own_connections(rulings, ruling, scope), *([] if passed else _clients(rulings, ruling, scope))]
-    if not sides:
-        return
+    for way, scope in zip(ruling.ways, ruling.scopes):
+        site = next((site for site in (*way, ruling.site) if _names_host_port(rulings, site)), None)
+        if scope.original_ports is None or site is None or site in found:
+            continue
+        if scope.direction == "ORIGINAL" and scope.states == {"DNAT"}:
+            continue
+        if passed and not any(scope.comes_in(bridge) for bridge in rulings.by_bridge):
+            continue  # neither answers nor what containers send can reach it
+        sides = [*_own_connections(rulings, ruling, scope), *([] if passed else _clients(rulings, ruling, scope))]
+        if sides:
+            found[site] = _Hit(ruling, way, scope, sides)
+    return found
+
+
+def _host_port(rulings: Rulings, site: Site, found: t.Sequence[_Hit]) -> Finding:
+    ruling, way, scope, _sides = found[0]
+    sides = [side for hit in found for side in hit.sides]
     lacking = [
         words
         for words, there in (
@@ -160,7 +178,7 @@ def _host_port(
     what = "%s by the port that a connection was opened to, %s" % (denying(ruling), ports)
     if site != ruling.site:
         what = "leads to a rule that " + what
-    yield Finding(
+    return Finding(
         check="replies_or_egress_hit",
         severity=HIGH,
         message="Rule %d of %s %s, without %s. So it also stops %s."
@@ -172,9 +190,9 @@ def _host_port(
             listed(list(dict.fromkeys(side.words for side in sides))),
         ),
         place=rulings.family.place(site),
-        affected=tuple(item for side in sides for item in side.affected),
+        affected=tuple(dict.fromkeys(item for side in sides for item in side.affected)),
         reasons=(*rulings.standing, *_definite(side.reasons for side in sides)),
-        fix=_host_port_fix(rulings, ruling, way, scope),
+        fix=_host_port_fix(rulings, ruling, site, way, scope) if len(found) == 1 else None,
     )
 
 
@@ -261,11 +279,17 @@ def _published(rulings: Rulings, scope: Scope) -> t.List[Published]:
     ]
 
 
-def _host_port_fix(rulings: Rulings, ruling: Ruling, way: t.Tuple[Site, ...], scope: Scope) -> t.Optional[Fix]:
+def _host_port_fix(
+    rulings: Rulings, ruling: Ruling, site: Site, way: t.Tuple[Site, ...], scope: Scope
+) -> t.Optional[Fix]:
     published = [item for item in _published(rulings, scope) if scope.fits(item)]
 
+    gone = removal(rulings, ruling, [way])
+    # What the other denies stop that a jump leads to, they go on to stop.
+    others = [other for other in rulings.denies if other.site != ruling.site and site in itertools.chain(*other.ways)]
+
     def policies() -> t.Optional[t.List[Json]]:
-        if scope.by_host:
+        if scope.by_host or (others and site not in (gone or ())):
             return None
         return together(
             _port_policies(rulings, ruling, scope, ports, published) for ports in scope.original_ports or ()
@@ -275,7 +299,7 @@ def _host_port_fix(rulings: Rulings, ruling: Ruling, way: t.Tuple[Site, ...], sc
         rulings,
         "Say it by a policy for the published port, which is about connections from outside only.",
         policies,
-        removal(rulings, ruling, [way]),
+        gone,
         published,
     )
 
