@@ -421,9 +421,10 @@ def docker_iptables_off(survey: Survey) -> t.Iterator[Finding]:
         if not gone:
             return
         message = (
-            "Containers run, but iptables has %s: somebody flushed them, as a restart of iptables.service or a reload "
+            "Containers run, but %s has %s: somebody flushed them, as a restart of iptables.service or a reload "
             "of netfilter-persistent does. %sRestart Docker to have them back."
             % (
+                "nftables" if engine.backend.startswith("nftables") and engine.version >= (29,) else "iptables",
                 gone,
                 "Ports are served by docker-proxy only, through INPUT, where no rule in DOCKER-USER is asked. "
                 if any(published.proxied and not published.dnat for published in ports)
