@@ -6,7 +6,7 @@
 
 ufw 0.36.2 and firewalld 1.3.3 (both backends) were run in a network namespace, and these are iptables-save's lines.
 fail2ban: action.d/iptables.conf of 1.0.2; CrowdSec: what its bouncer's documentation shows; libvirt, tailscale: what
-hosts print that run them. ufw-docker: the blocks for /etc/ufw/after.rules that its README asks for.
+hosts print that run them. ufw-docker: the blocks for /etc/ufw/after.rules that its README asks for, as printed.
 """
 
 from __future__ import annotations
@@ -210,16 +210,16 @@ _UFW_DOCKER_TAIL = """
 UFW_DOCKER = {
     "old": _UFW_DOCKER_HEAD
     + """
--A DOCKER-USER -j RETURN -s 10.0.0.0/8
--A DOCKER-USER -j RETURN -s 172.16.0.0/12
--A DOCKER-USER -j RETURN -s 192.168.0.0/16
+-A DOCKER-USER -s 10.0.0.0/8 -j RETURN
+-A DOCKER-USER -s 172.16.0.0/12 -j RETURN
+-A DOCKER-USER -s 192.168.0.0/16 -j RETURN
 -A DOCKER-USER -p udp -m udp --sport 53 --dport 1024:65535 -j RETURN
--A DOCKER-USER -j ufw-docker-logging-deny -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -d 192.168.0.0/16
--A DOCKER-USER -j ufw-docker-logging-deny -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -d 10.0.0.0/8
--A DOCKER-USER -j ufw-docker-logging-deny -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -d 172.16.0.0/12
--A DOCKER-USER -j ufw-docker-logging-deny -p udp -m udp --dport 0:32767 -d 192.168.0.0/16
--A DOCKER-USER -j ufw-docker-logging-deny -p udp -m udp --dport 0:32767 -d 10.0.0.0/8
--A DOCKER-USER -j ufw-docker-logging-deny -p udp -m udp --dport 0:32767 -d 172.16.0.0/12
+-A DOCKER-USER -d 192.168.0.0/16 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ufw-docker-logging-deny
+-A DOCKER-USER -d 10.0.0.0/8 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ufw-docker-logging-deny
+-A DOCKER-USER -d 172.16.0.0/12 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ufw-docker-logging-deny
+-A DOCKER-USER -d 192.168.0.0/16 -p udp -m udp --dport 0:32767 -j ufw-docker-logging-deny
+-A DOCKER-USER -d 10.0.0.0/8 -p udp -m udp --dport 0:32767 -j ufw-docker-logging-deny
+-A DOCKER-USER -d 172.16.0.0/12 -p udp -m udp --dport 0:32767 -j ufw-docker-logging-deny
 """
     + _UFW_DOCKER_TAIL,
     "new": _UFW_DOCKER_HEAD
@@ -227,12 +227,12 @@ UFW_DOCKER = {
 -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN
 -A DOCKER-USER -m conntrack --ctstate INVALID -j DROP
 -A DOCKER-USER -i docker0 -o docker0 -j ACCEPT
--A DOCKER-USER -j RETURN -s 10.0.0.0/8
--A DOCKER-USER -j RETURN -s 172.16.0.0/12
--A DOCKER-USER -j RETURN -s 192.168.0.0/16
--A DOCKER-USER -j ufw-docker-logging-deny -m conntrack --ctstate NEW -d 10.0.0.0/8
--A DOCKER-USER -j ufw-docker-logging-deny -m conntrack --ctstate NEW -d 172.16.0.0/12
--A DOCKER-USER -j ufw-docker-logging-deny -m conntrack --ctstate NEW -d 192.168.0.0/16
+-A DOCKER-USER -s 10.0.0.0/8 -j RETURN
+-A DOCKER-USER -s 172.16.0.0/12 -j RETURN
+-A DOCKER-USER -s 192.168.0.0/16 -j RETURN
+-A DOCKER-USER -d 10.0.0.0/8 -m conntrack --ctstate NEW -j ufw-docker-logging-deny
+-A DOCKER-USER -d 172.16.0.0/12 -m conntrack --ctstate NEW -j ufw-docker-logging-deny
+-A DOCKER-USER -d 192.168.0.0/16 -m conntrack --ctstate NEW -j ufw-docker-logging-deny
 """
     + _UFW_DOCKER_TAIL,
 }
@@ -356,12 +356,16 @@ _FIREWALLD = """
 """
 
 
-def firewalld(document: Document, *rules: str) -> Document:
+def firewalld(document: Document, *rules: str, forwarding: bool = True) -> Document:
     """firewalld with the iptables backend, on IPv4: eth0 in zone public, docker0 in zone docker.
 
     :param rules: what rich rules become: C(-A IN_public_deny -p tcp -m tcp --dport 3306 -j DROP).
+    :param forwarding: Docker's policy docker-forwarding is there, which lets in from everywhere to zone docker.
     """
-    return with_rules(document, IPV4, "filter", [*text_lines(_FIREWALLD), *rules])
+    lines = text_lines(_FIREWALLD)
+    if not forwarding:
+        lines = [line for line in lines if "FWD_docker-forwarding" not in line]
+    return with_rules(document, IPV4, "filter", [*lines, *rules])
 
 
 def firewalld_nftables(document: Document) -> Document:
