@@ -13,6 +13,8 @@ module docker_user_rule runs, and the chain that results is walked.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import shlex
 import typing as t
 
@@ -23,13 +25,15 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Published,
     Survey,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import EVERYTHING, Intervals, join, subtract
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     FORWARD,
     Append,
     Delete,
-    Plan,
+    Insert,
+    Operation,
+    arrange,
     plan,
     with_policy,
 )
@@ -100,8 +104,8 @@ def fix(
     for other in survey.families:
         rules: t.Sequence[Rule] = other.docker_user.rules if other.docker_user is not None else ()
         if any(written.get(other.name) for _name, written in compiled):
-            made, rules = _planned(other, compiled)
-            commands += [shell(words) for words in _plan_commands(other, made)]
+            words, rules = _planned(other, compiled)
+            commands += map(shell, words)
         elif other is not family:
             continue
         dead = delete if other is family else ()
@@ -122,6 +126,10 @@ def _bindings(container: Container) -> t.Tuple[Binding, ...]:
 
 
 _Compiled = t.List[t.Tuple[str, t.Mapping[str, t.Sequence[Rule]]]]
+_Key = t.Tuple[bool, int, str]
+
+#: Stands for a policy's rule where there is none.
+_NOBODY = Rule(())
 
 
 def _compiled(survey: Survey, policies: t.Sequence[Json]) -> _Compiled:
@@ -135,28 +143,87 @@ def _compiled(survey: Survey, policies: t.Sequence[Json]) -> _Compiled:
     return found
 
 
-def _planned(family: Family, compiled: _Compiled) -> t.Tuple[Plan, t.Sequence[Rule]]:
-    """The plan of all policies together and the rules of DOCKER-USER that result."""
+class _Arrangement(t.NamedTuple):
+    """DOCKER-USER with its baseline in order and no policy added yet: found once, as many fixes start from it.
+
+    ``rules`` are those that ``operations`` lead to; the managed block begins at ``start`` with rules of ``keys``.
+    """
+
+    rules: t.Tuple[Rule, ...]
+    operations: t.Tuple[Operation, ...]
+    create_chain: bool
+    add_jump: bool
+    start: int
+    keys: t.Tuple[_Key, ...]
+    names: t.FrozenSet[str]
+
+
+@functools.lru_cache(maxsize=4)
+def _arrangement(family: Family) -> _Arrangement:
     chain = family.docker_user
-    before = chain.rules if chain is not None else ()
-    block: t.Sequence[Rule] = with_policy(chain, "", ())
-    for name, rules in compiled:
-        block = with_policy(Chain(DOCKER_USER, None, tuple(block)), name, rules.get(family.name, ()))
-    made = plan(family.filter, block, established=True, add_return=True, family=family.name)
-    # The rules themselves, and not others like them: those to be taken out are known by identity.
+    block = with_policy(chain, "", ())
+    table = family.filter
+    made = plan(table, block, established=True, add_return=True, family=family.name)
+    marks = [mark for mark in map(mark_of, block) if mark is not None]
+    rules = _rules(chain.rules if chain is not None else (), made.after, family)
+    start = next((index for index, rule in enumerate(rules) if mark_of(rule) is not None), -1)
+    if start < 0:
+        empty = Chain(DOCKER_USER, None, ())
+        arranged = arrange(chain or empty, table.chains, [_NOBODY], established=True, add_return=True)
+        start = next(index for index, rule in enumerate(arranged) if rule is _NOBODY)
+    return _Arrangement(
+        rules,
+        made.operations,
+        made.create_chain,
+        made.add_jump or not family.jumps,
+        start,
+        tuple(mark.key for mark in marks),
+        frozenset(mark.policy for mark in marks),
+    )
+
+
+def _rules(before: t.Sequence[Rule], after: t.Sequence[str], family: Family) -> t.Tuple[Rule, ...]:
+    """The rules of a plan: themselves, and not others like them, as those to be taken out are known by identity."""
     known: t.Dict[str, t.List[Rule]] = {}
     for rule in before:
         known.setdefault(rule.render(), []).append(rule)
-    after = [known[text].pop(0) if known.get(text) else parse(text, family=family.name) for text in made.after]
-    return made, after
+    return tuple(known[text].pop(0) if known.get(text) else parse(text, family=family.name) for text in after)
 
 
-def _plan_commands(family: Family, made: Plan) -> t.Iterator[t.List[str]]:
-    if made.create_chain:
+def _planned(family: Family, compiled: _Compiled) -> t.Tuple[t.List[t.List[str]], t.Sequence[Rule]]:
+    """The commands that write all policies, and the rules of DOCKER-USER that result."""
+    base = _arrangement(family)
+    if base.names.isdisjoint(name for name, _rules_of in compiled):
+        rules, keys, operations = list(base.rules), list(base.keys), list(base.operations)
+        for _name, written in compiled:
+            for rule in written.get(family.name, ()):
+                mark = mark_of(rule)
+                place = bisect.bisect_right(keys, mark.key) if mark is not None else len(keys)
+                if mark is not None:
+                    keys.insert(place, mark.key)
+                rules.insert(base.start + place, rule)
+                operations.append(Insert(base.start + place + 1, rule.render()))
+        return list(_commands(family, base.create_chain, base.add_jump, operations)), rules
+    chain = family.docker_user
+    block: t.Sequence[Rule] = with_policy(chain, "", ())
+    for name, written in compiled:
+        block = with_policy(Chain(DOCKER_USER, None, tuple(block)), name, written.get(family.name, ()))
+    made = plan(family.filter, block, established=True, add_return=True, family=family.name)
+    before = chain.rules if chain is not None else ()
+    return (
+        list(_commands(family, made.create_chain, made.add_jump, made.operations)),
+        _rules(before, made.after, family),
+    )
+
+
+def _commands(
+    family: Family, create_chain: bool, add_jump: bool, operations: t.Iterable[Operation]
+) -> t.Iterator[t.List[str]]:
+    if create_chain:
         yield command(family, "-N", DOCKER_USER)
-    if made.add_jump:
+    if add_jump:
         yield command(family, "-I", FORWARD, "1", "-j", DOCKER_USER)
-    for operation in made.operations:
+    for operation in operations:
         words = arguments(operation.spec)
         if isinstance(operation, Delete):
             yield command(family, "-D", DOCKER_USER, *words)

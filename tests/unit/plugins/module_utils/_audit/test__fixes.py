@@ -13,7 +13,10 @@ import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit import _fixes
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Family, Survey
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import Table
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import plan, with_policy
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, compile_policy
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, parse, quote
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import Site
 from ansible_collections.quaywall.docker.tests.unit.snapshots import Box, host, with_rules
@@ -101,3 +104,54 @@ def test_a_chain_below_docker_user_is_edited_too() -> None:
     assert fix is not None
     assert fix.commands == ("iptables -w 10 -D web -p tcp -m tcp --dport 8080 -j DROP",)
     assert fix.gains == ("anyone: admin (9000->8080/tcp) over IPv4",)
+
+
+POLICY = '-m comment --comment "quaywall:%s" -j %s'
+
+
+@pytest.mark.parametrize(
+    "present",
+    [
+        [],
+        ["-j RETURN"],
+        ["-s 198.51.100.1/32 -j DROP", "-p tcp -j RETURN", "-j RETURN"],
+        ["-d 172.17.0.9/32 " + POLICY % ("a", "RETURN"), "-d 172.17.0.9/32 " + POLICY % ("z priority 9", "DROP")],
+        ["-s 198.51.100.1/32 -j ACCEPT", "-d 172.17.0.9/32 " + POLICY % ("shop-8080", "DROP"), "-j RETURN"],
+    ],
+)
+def test_commands_bring_about_what_the_module_would(present: t.List[str]) -> None:
+    boxes = (Box("admin", "9000:8080"), Box("shop", "8080:8080"))
+    found = Survey(from_json(host("29.7", containers=boxes, docker_user=present))).family(IPV4)
+    policies = [{**CLOSE_SHOP, "source": ["192.0.2.0/24"], "action": "return", "otherwise": "drop"}]
+    policies.append({"name": "port-9000", "published_port": "9000", "action": "drop", "priority": 10})
+    fix = _fixes.fix(found, "", policies)
+    assert fix is not None
+    # The module's own plan, policy after policy, on the chain as it would be then.
+    assert found.docker_user is not None
+    table = found.filter
+    for options in policies:
+        policy = Policy.from_options(options)
+        compiled = compile_policy(policy, found.survey.inventory, _fixes._bindings, ip6_dnat=True)
+        chain = table.chains["DOCKER-USER"]
+        block = with_policy(chain, policy.name, compiled.rules[IPV4])
+        after = plan(table, block, established=True, add_return=True).after
+        rules = tuple(parse(rule) for rule in after)
+        table = Table("filter", {**table.chains, "DOCKER-USER": chain._replace(rules=rules)})
+    kernel = [rule.render() for rule in found.docker_user.rules]
+    for text in fix.commands:
+        words = shlex.split(text)
+        if words[0] == "iptables":
+            _carry_out(kernel, words[3:])
+    assert kernel == list(after)
+
+
+def _carry_out(rules: t.List[str], words: t.List[str]) -> None:
+    """What iptables does to a chain."""
+    own = words[3 if words[0] == "-I" else 2 :]
+    spec = " ".join(quote(word) if "quaywall" in word else word for word in own)
+    if words[0] == "-I":
+        rules.insert(int(words[2]) - 1, spec)
+    elif words[0] == "-A":
+        rules.append(spec)
+    else:
+        rules.remove(spec)
