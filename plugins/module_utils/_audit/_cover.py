@@ -97,11 +97,11 @@ _ANY_FLAGS = (1 << 64) - 1
 
 #: What is looked into for one rule, and for all rules of a table together.
 _MOST_CUTS = 400
-_ALL_CUTS = 100000
-_ALL_TESTS = 3000000
+_ALL_CUTS = 40000
+_ALL_TESTS = 500000
 #: Rules below a jump that are taken for rules of the chain itself, for one chain and for all together.
 _MOST_BELOW = 3000
-_ALL_BELOW = 40000
+_ALL_BELOW = 20000
 _MOST_RETURNS = 16
 _MOST_WAYS = 8
 _DEEPEST = 100

@@ -205,9 +205,8 @@ def _one_per_bridge(family: Family) -> t.List[Endpoint]:
 
 def _restored(family: Family, lines: t.Sequence[str], task: str) -> t.Tuple[Json, str]:
     """A task and a command that do several things in one transaction."""
-    program, *wait = command(family)
-    first, dash, variant = program.partition("-")
-    words = ["%s%s%s-restore" % (first, dash, variant), "--noflush", *wait]
+    program, _wait, seconds = command(family)
+    words = [program + "-restore", "--noflush", "--wait", seconds]
     text = ["*filter", *lines, "COMMIT"]
     done: Json = {
         "name": task,
