@@ -438,13 +438,15 @@ def unreachable_rule(survey: Survey) -> t.Iterator[Finding]:
             _ends(family, "going"),
         )
         twins = _Twins(family)
+        named: t.Set[Site] = set()
         for dead in coverage.dead(_is_judged, _is_contradicted):
+            named.add(dead.site)
             found = _unreachable(family, dead, twins)
             if found is not None:
                 yield found
         yield from _own_of_forward(family, twins)
         yield from _second_jumps(family, [*chains, FORWARD], twins)
-        yield from _idle_returns(family, chains)
+        yield from _idle_returns(family, chains, named, twins)
 
 
 def _ends(family: Family, side: str) -> t.List[Ends]:
@@ -635,7 +637,9 @@ def _second_jumps(family: Family, chains: t.Iterable[str], twins: _Twins) -> t.I
 # RETURN that changes nothing -----------------------------------------------------------------------------------------
 
 
-def _idle_returns(family: Family, chains: t.Sequence[str]) -> t.Iterator[Finding]:
+def _idle_returns(
+    family: Family, chains: t.Sequence[str], named: t.Collection[Site], twins: _Twins
+) -> t.Iterator[Finding]:
     """RETURN in front of nothing but RETURN: taken for a permission, it is none."""
     if not family.jumps:
         return
@@ -644,9 +648,9 @@ def _idle_returns(family: Family, chains: t.Sequence[str]) -> t.Iterator[Finding
         for position, rule in enumerate(family.filter.chains[name].rules, 1):
             if rule.target != RETURN or len(rule.fields) < 2 or not is_foreign(rule) or only_established(rule):
                 continue
-            if name in family.program().misprinted or not idle.after(name, position):
-                continue
             site = Site(name, position, position)
+            if site in named or name in family.program().misprinted or not idle.after(name, position):
+                continue
             dropped = _dropped_later(family, site, rule)
             message = (
                 "Rule %d of %s (%s) returns packets, and nothing behind it would have stopped them: with or without it,"
@@ -657,17 +661,17 @@ def _idle_returns(family: Family, chains: t.Sequence[str]) -> t.Iterator[Finding
                     " These drop what comes to %s (%s) without a published port. RETURN is no permission: ACCEPT lets"
                     " packets through, past Docker's isolation too." % (dropped.container.name, dropped.address)
                 )
-            fix = Fix(
-                "Delete it: nothing changes. If it is to let packets through, write ACCEPT.",
-                (command_task("Take the rule out of %s" % name, delete_words(family, site)),),
-                (shell(delete_words(family, site)),),
-            )
             yield Finding(
                 "unreachable_rule",
                 INFO if dropped is None else MEDIUM,
                 message,
                 family.place(site),
-                fix=fix,
+                fix=_deleted(
+                    family,
+                    site,
+                    twins,
+                    "Delete it: nothing changes. If it is to let packets through, write ACCEPT instead.",
+                ),
             )
 
 
