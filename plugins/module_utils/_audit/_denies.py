@@ -224,7 +224,8 @@ def _port_only_fix(
 
 def _port_policies(rulings: Rulings, ruling: Ruling, scope: Scope) -> t.Optional[t.List[Json]]:
     flow = rulings.stranger(scope, port_of(scope))
-    if flow is None or scope.negated or scope.ports is None:
+    # A host port that somebody has is his, and other rules decide about it.
+    if flow is None or scope.negated or scope.ports is None or any(rulings.host_ports(scope.ports)):
         return None
     found: t.List[Json] = []
     for low, high in scope.ports:
@@ -436,14 +437,11 @@ def _neighbours(rulings: Rulings, ruling: Ruling) -> t.Iterator[Finding]:
     family = rulings.family
     for scope in ruling.scopes:
         for endpoint in _guarded(rulings, scope):
-            near = rulings.by_bridge.get(endpoint.bridge, ())
-            if len(near) < 2 or not scope.comes_in(endpoint.bridge):
+            if not scope.comes_in(endpoint.bridge):
                 continue
             protocol, port = _served(rulings, scope, endpoint)
-            flow = family.neighbour(endpoint, protocol, port)
-            outcomes = rulings.decides(ruling, flow, family.neighbours_of(endpoint))
-            others = join((item.number, item.number) for item in near if item.number != endpoint.number)
-            if not any(overlaps(outcome.peers, others) for outcome in outcomes):
+            outcomes = rulings.cut_off(ruling, endpoint, protocol, port)
+            if not outcomes:
                 continue
             hits = rulings.hits.get(ruling.site, ())
             direct = family.direct(endpoint, protocol, port)

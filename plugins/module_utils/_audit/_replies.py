@@ -238,10 +238,8 @@ def _of_network(
         if stopped:
             yield REPLIES, (), stopped
             break
-    bridged = family.survey.bridge_netfilter(family.name) is True
-    if bridged and len(near) > 1 and scope.comes_in(endpoint.bridge):
-        flow = family.neighbour(endpoint, protocol, port)
-        stopped = rulings.decides(ruling, flow, family.neighbours_of(endpoint))
+    if scope.comes_in(endpoint.bridge):
+        stopped = rulings.cut_off(ruling, endpoint, protocol, port)
         if stopped:
             yield NEIGHBOURS, near, stopped
 

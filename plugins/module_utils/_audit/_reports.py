@@ -128,10 +128,8 @@ def side_hits(rulings: Rulings, ruling: Ruling, scope: Scope, published: t.Itera
         if not scope.comes_in(bridge):
             continue
         endpoint, port = served.get(bridge, (endpoints[0], port_of(scope)))
-        if len(endpoints) > 1 and rulings.survey.bridge_netfilter(family.name) is True:
-            flow = family.neighbour(endpoint, protocol, port)
-            if rulings.decides(ruling, flow, family.neighbours_of(endpoint)):
-                neighbours += on_network(endpoints, NEIGHBOURS, "containers of its network")
+        if rulings.cut_off(ruling, endpoint, protocol, port):
+            neighbours += on_network(endpoints, NEIGHBOURS, "containers of its network")
         if any(rulings.decides(ruling, flow, family.remote) for flow in family.outgoing(endpoint, protocol, port)):
             outgoing += on_network(endpoints, OUTGOING, ports_text(scope) + " of other machines")
     return neighbours + outgoing

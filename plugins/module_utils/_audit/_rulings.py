@@ -626,6 +626,19 @@ class Rulings:
         """What a rule decides about a flow."""
         return [outcome for outcome in self.walk(flow, within) if outcome.site == ruling.site]
 
+    def cut_off(self, ruling: Ruling, endpoint: Endpoint, protocol: str, port: int) -> t.List[Outcome]:
+        """What a rule stops of a container's neighbours, those that are there."""
+        near = self.by_bridge.get(endpoint.bridge, ())
+        if len(near) < 2 or self.survey.bridge_netfilter(self.family.name) is not True:
+            return []
+        # Walked for everybody: a set of peers of its own for each container would be found out about each time.
+        outcomes = self.decides(ruling, self.family.neighbour(endpoint, protocol, port))
+        return [
+            outcome
+            for outcome in outcomes
+            if any(item.number != endpoint.number and holds(outcome.peers, item.number) for item in near)
+        ]
+
     @functools.cached_property
     def by_bridge(self) -> t.Dict[str, t.List[Endpoint]]:
         """The addresses of running containers by the bridge that they are on."""
