@@ -12,13 +12,17 @@ rule to rule, as the kernel would carry a packet of each, and says for whom whic
 flow does not say (a limit, an ipset that was not read, a match that is not understood) makes the answer possible
 instead of definite, with the reason; such peers go both ways.
 
-Rules are found by index (address, port, interface), so that a walk through 10,000 rules reads the few that may match.
-Semantics: iptables-extensions(8); conntrack's DNAT state and directions as measured.
+Rules are found by index (address, port, interface), so that a walk through 10,000 rules reads the few that may match;
+rules in a row that differ in their peers and verdicts only (a list of banned addresses) are read as one.
+Semantics: iptables-extensions(8), the kernel's xt_conntrack.c, xt_addrtype.c and xt_physdev.c; what packets do is asked
+of the kernel in tests/kernel/test_walk.py.
 """
 
 from __future__ import annotations
 
-import heapq
+import bisect
+import itertools
+import re
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import CONTINUING, DENYING, Chain
@@ -27,6 +31,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     NOTHING,
     Interval,
     Intervals,
+    apart,
     covers,
     intersect,
     join,
@@ -36,7 +41,14 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     subtract,
     union,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Field, Rule, port_range, port_ranges
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
+    IPV4,
+    OPAQUE,
+    Field,
+    Rule,
+    port_range,
+    port_ranges,
+)
 
 SOURCE = "source"
 DESTINATION = "destination"
@@ -50,15 +62,30 @@ RETURN = "RETURN"
 PEER = "peer"
 _End = t.Union[None, str, Intervals]
 
-#: Chains nested deeper than this are not followed (the kernel follows 16 with nft); nor are walks of more steps.
-_DEEPEST = 400
-_MOST_STEPS = 100000
+_BUILTIN = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
+#: Verdicts: a packet is read by no further rule of the table.
+_VERDICTS = DENYING | {ACCEPT, "DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP"}
+_CONTINUING = CONTINUING | {"CT", "NOTRACK", "TEE", "ECN", "TCPOPTSTRIP"}
+_MARKING = ("MARK", "CONNMARK")
+#: Where conntrack says one of these there is no connection that could be asked for more.
+_NO_CONNECTION = frozenset(("INVALID", "UNTRACKED"))
+
+#: A walk that reads more rules follows no further chain (the kernel follows 16 deep with nft, any number with legacy).
+_MOST_STEPS = 300000
+#: Beyond these numbers what is possible is told in less detail.
+_MOST_PIECES = 16
+_MOST_REASONS = 8
+#: Intervals that are kept for sets of peers that come again.
+_MOST_KEPT = 1000000
+#: A chain of so few rules is read as it is.
+_FEW = 8
 
 
 class Flow(t.NamedTuple):
     """Packets that differ in one address only.
 
-    ``peer`` says which end that is, ``address`` is the other end's. ``states`` are the words of C(--ctstate) that hold.
+    ``peer`` says which end that is, ``address`` is the other end's. ``states`` are the words of C(--ctstate) that hold;
+    C(INVALID) or C(UNTRACKED) alone (as everything is in the table raw) means that there is no connection to ask.
     ``original`` are source and destination before any translation, ``reply`` those that replies carry: intervals,
     :data:`PEER`, or None where they are not known. ``flags`` are the TCP flags of packets of the flow. ``mark`` is None
     where it is not known. ``source_type`` and ``destination_type`` are words of C(-m addrtype).
@@ -96,9 +123,9 @@ class Site(t.NamedTuple):
 class Outcome(t.NamedTuple):
     """What becomes of some peers' packets.
 
-    ``verdict`` is a built-in target (C(ACCEPT), C(DROP), C(REJECT)), the chain's policy, C(RETURN) where a user chain
-    was walked to its end, or a target whose doing is not known. ``site`` is None where no rule decided. ``reasons`` say
-    what it hangs on; empty: definite.
+    ``verdict`` is a built-in target (C(ACCEPT), C(DROP), C(REJECT), C(DNAT)), the chain's policy, C(RETURN) where a
+    user chain was left, or a target whose doing is not known. ``site`` is None where no rule decided: the policy did,
+    or a user chain was walked to its end. ``reasons`` say what it hangs on; empty: definite.
     """
 
     verdict: str
@@ -177,48 +204,68 @@ def _test_direction(flow: Flow, direction: str) -> bool:
     return flow.direction == direction
 
 
-def _test_original_source_port(flow: Flow, wanted: Interval) -> t.Optional[bool]:
-    return _ports_in(flow.original_ports[0], (wanted,))
+def _test_original_source_port(flow: Flow, wanted: t.Sequence[Interval]) -> t.Optional[bool]:
+    return _ports_in(flow.original_ports[0], wanted)
 
 
-def _test_original_destination_port(flow: Flow, wanted: Interval) -> t.Optional[bool]:
-    return _ports_in(flow.original_ports[1], (wanted,))
+def _test_original_destination_port(flow: Flow, wanted: t.Sequence[Interval]) -> t.Optional[bool]:
+    return _ports_in(flow.original_ports[1], wanted)
 
 
-def _test_reply_source_port(flow: Flow, wanted: Interval) -> t.Optional[bool]:
-    return _ports_in(flow.reply_ports[0], (wanted,))
+def _test_reply_source_port(flow: Flow, wanted: t.Sequence[Interval]) -> t.Optional[bool]:
+    return _ports_in(flow.reply_ports[0], wanted)
 
 
-def _test_reply_destination_port(flow: Flow, wanted: Interval) -> t.Optional[bool]:
-    return _ports_in(flow.reply_ports[1], (wanted,))
+def _test_reply_destination_port(flow: Flow, wanted: t.Sequence[Interval]) -> t.Optional[bool]:
+    return _ports_in(flow.reply_ports[1], wanted)
 
 
-def _test_original_source(flow: Flow, wanted: Intervals) -> t.Optional[bool]:
-    return _addresses_in(flow.original[0], wanted)
+def _test_conntrack_protocol(flow: Flow, protocol: str) -> t.Optional[bool]:
+    # An ICMP error is related to a connection of another protocol.
+    return None if "RELATED" in flow.states else flow.protocol == protocol
 
 
-def _test_original_destination(flow: Flow, wanted: Intervals) -> t.Optional[bool]:
-    return _addresses_in(flow.original[1], wanted)
+def _test_conntrack_address(flow: Flow, argument: t.Tuple[_ConntrackPeers, bool]) -> t.Optional[bool]:
+    """True where the address is the open one: then the set of peers is narrowed instead."""
+    (reply, index, wanted, _negated), for_peer = argument
+    given = (flow.reply if reply else flow.original)[index]
+    return for_peer if given == PEER else _addresses_in(given, wanted)
 
 
-def _test_reply_source(flow: Flow, wanted: Intervals) -> t.Optional[bool]:
-    return _addresses_in(flow.reply[0], wanted)
-
-
-def _test_reply_destination(flow: Flow, wanted: Intervals) -> t.Optional[bool]:
-    return _addresses_in(flow.reply[1], wanted)
+def _test_connection(flow: Flow, argument: t.Tuple[_Test, t.Any, bool]) -> t.Optional[bool]:
+    """A test of conntrack's: without a connection only C(--ctstate) is looked at, which must be there then."""
+    test, wanted, without = argument
+    return without if flow.states <= _NO_CONNECTION else test(flow, wanted)
 
 
 def _test_source_type(flow: Flow, types: t.FrozenSet[str]) -> bool:
-    return flow.source_type in types
+    return _type_is(flow, flow.source_type, types)
 
 
 def _test_destination_type(flow: Flow, types: t.FrozenSet[str]) -> bool:
-    return flow.destination_type in types
+    return _type_is(flow, flow.destination_type, types)
 
 
-def _test_mark(flow: Flow, wanted: t.Tuple[int, int]) -> t.Optional[bool]:
-    return None if flow.mark is None else flow.mark & wanted[1] == wanted[0]
+def _type_is(flow: Flow, given: str, types: t.FrozenSet[str]) -> bool:
+    if flow.family == IPV4:
+        return given in types
+    # The kernel asks for IPv6 type by type, and all that a routing table need not be asked for must hold.
+    looked_up = types & {"LOCAL", "ANYCAST", "UNREACHABLE"}
+    return not (
+        ("MULTICAST" in types and given != "MULTICAST")
+        or ("UNICAST" in types and given in ("MULTICAST", "UNSPEC"))
+        or ("UNSPEC" in types and given != "UNSPEC")
+        or (looked_up and given not in looked_up)
+    )
+
+
+def _test_source_type_of_interface(flow: Flow, types: t.FrozenSet[str]) -> t.Optional[bool]:
+    # What is local may be so by another interface; then it counts as unicast.
+    return _type_is(flow, "UNICAST", types) if flow.source_type == "UNICAST" else None
+
+
+def _test_destination_type_of_interface(flow: Flow, types: t.FrozenSet[str]) -> t.Optional[bool]:
+    return _type_is(flow, "UNICAST", types) if flow.destination_type == "UNICAST" else None
 
 
 def _test_bridged(flow: Flow, _nothing: None) -> bool:
@@ -233,14 +280,29 @@ def _test_unknown(_flow: Flow, _nothing: None) -> None:
     return None
 
 
-#: With the place of the address in Flow.original or Flow.reply.
-_CONNTRACK_ADDRESS_TESTS: t.Mapping[str, t.Tuple[_Test, str, int]] = {
-    "ctorigsrc": (_test_original_source, "original", 0),
-    "ctorigdst": (_test_original_destination, "original", 1),
-    "ctreplsrc": (_test_reply_source, "reply", 0),
-    "ctrepldst": (_test_reply_destination, "reply", 1),
+#: In flow.reply (else flow.original), the place there, addresses, negated.
+_ConntrackPeers = t.Tuple[bool, int, Intervals, bool]
+
+_CONNTRACK_ADDRESSES: t.Mapping[str, t.Tuple[bool, int]] = {
+    "ctorigsrc": (False, 0),
+    "ctorigdst": (False, 1),
+    "ctreplsrc": (True, 0),
+    "ctrepldst": (True, 1),
 }
-_SILENT = frozenset(("match", "comment", "limit_burst"))
+_CONNTRACK = frozenset(
+    (
+        "ctproto",
+        *_CONNTRACK_ADDRESSES,
+        "ctorigsrcport",
+        "ctorigdstport",
+        "ctreplsrcport",
+        "ctrepldstport",
+        "ctstatus",
+        "ctexpire",
+        "ctdir",
+    )
+)
+_SILENT = frozenset(("match", "comment", "limit_burst", "limit_interface_in", "limit_interface_out"))
 
 
 def interface_matches(pattern: str, name: str) -> bool:
@@ -251,23 +313,50 @@ def interface_matches(pattern: str, name: str) -> bool:
 # One rule ------------------------------------------------------------------------------------------------------------
 
 
-class _Item:
-    """A rule as the walk reads it, or a run of rules that differ in their peers only."""
+#: Test, argument, negated, what the answer hangs on where the flow does not say it.
+_Check = t.Tuple[_Test, t.Any, bool, str]
 
-    __slots__ = ("_splits", "conntrack_peers", "goto", "keys", "last", "peers", "position", "target", "tests")
+
+class _Item:
+    """A rule as the walk reads it, or a run of rules that differ in their peers and verdicts only."""
+
+    __slots__ = (
+        "change",
+        "conntrack_peers",
+        "goto",
+        "keys",
+        "last",
+        "marks",
+        "others",
+        "parts",
+        "peers",
+        "position",
+        "spans",
+        "target",
+        "tests",
+    )
 
     def __init__(self, position: int) -> None:
-        self.tests: t.Tuple[t.Tuple[_Test, t.Any, bool, str], ...] = ()
+        self.tests: t.Tuple[_Check, ...] = ()
         #: None: any peer.
         self.peers: t.Optional[Intervals] = None
-        self.conntrack_peers: t.Tuple[t.Tuple[str, int, Intervals, bool], ...] = ()
+        #: All others, once they were asked for and are many.
+        self.others: t.Optional[Intervals] = None
+        self.conntrack_peers: t.Tuple[_ConntrackPeers, ...] = ()
+        #: Tests of the packet's mark, which rules change: mark, mask, negated.
+        self.marks: t.Tuple[t.Tuple[int, int, bool], ...] = ()
         self.target = ""
         self.goto = False
+        #: What the target does to the mark: mask and value; None: not known.
+        self.change: t.Optional[t.Tuple[int, int]] = None
         self.position = position
         self.last = position
+        #: Of a run with several verdicts: verdict, first and last position, peers.
+        self.parts: t.Tuple[t.Tuple[str, int, int, Intervals], ...] = ()
+        #: The first part for each peer, in order, once it was asked for.
+        self.spans: t.Sequence[t.Tuple[int, int, int]] = ()
         #: Index and keys under which the rule is found.
         self.keys: t.Tuple[str, t.Tuple[t.Any, ...]] = ("", ())
-        self._splits: t.Dict[int, t.Tuple[Intervals, Intervals, Intervals]] = {}
 
     def match(self, flow: Flow) -> t.Optional[t.Tuple[str, ...]]:
         """None if the rule does not match; else what it hangs on."""
@@ -280,89 +369,150 @@ class _Item:
                 return None
         return reasons
 
-    def split(self, flow: Flow, region: Intervals) -> t.Tuple[Intervals, Intervals]:
-        """The peers that the rule matches, and the others."""
-        if self.peers is None and not self.conntrack_peers:
-            return region, NOTHING
-        known = self._splits.get(id(region))
-        if known is not None:
-            return known[1], known[2]
+    def inside(self, flow: Flow, region: Intervals) -> Intervals:
+        """The peers of a region that the rule matches."""
         inside = region if self.peers is None else intersect(region, self.peers)
-        for which, index, wanted, negated in self.conntrack_peers:
-            ends = flow.original if which == "original" else flow.reply
-            if ends[index] == PEER:
+        for reply, index, wanted, negated in self.conntrack_peers:
+            if (flow.reply if reply else flow.original)[index] == PEER and not flow.states <= _NO_CONNECTION:
                 inside = subtract(inside, wanted) if negated else intersect(inside, wanted)
-        rest = subtract(region, inside)
-        if not self.conntrack_peers:
-            if len(self._splits) >= 64:
-                self._splits.clear()
-            # The region is kept so that no other one gets its id.
-            self._splits[id(region)] = (region, inside, rest)
-        return inside, rest
+        return inside
+
+    @property
+    def many(self) -> bool:
+        """True if it is worth to keep what is found out about its peers."""
+        return self.peers is not None and len(self.peers) > _FEW and not self.conntrack_peers
+
+    def first(self, region: Intervals) -> t.List[t.Tuple[int, Intervals]]:
+        """The peers of a region that each part of a run decides, by its number: not those of parts before it."""
+        if not self.spans:
+            self.spans = apart([part[3] for part in self.parts])
+        spans = self.spans
+        found: t.Dict[int, t.List[Interval]] = {}
+        for low, high in region:
+            index = bisect.bisect_left(spans, (low + 1,))
+            if index and spans[index - 1][1] >= low:
+                index -= 1
+            while index < len(spans) and spans[index][0] <= high:
+                start, end, number = spans[index]
+                found.setdefault(number, []).append((max(start, low), min(end, high)))
+                index += 1
+        return [(number, tuple(found[number])) for number in sorted(found)]
 
 
 class _Compiler:
     """Makes items of the rules of one family, for one open end."""
 
-    def __init__(self, family: str, peer: str, sets: t.Mapping[str, Intervals]) -> None:
+    def __init__(
+        self,
+        family: str,
+        peer: str,
+        sets: t.Mapping[str, Intervals],
+        networks: t.Dict[str, t.Optional[Intervals]],
+    ) -> None:
         self._family = family
         self._peer = peer
         self._sets = sets
-        self._tests: t.Dict[t.Tuple[str, str, bool, str], t.Tuple[_Test, t.Any, bool, str]] = {}
+        self._checks: t.Dict[t.Tuple[Field, bool], _Check] = {}
+        self._networks = networks
 
-    def compile(self, rule: Rule, position: int) -> _Item:
+    def items(self, rules: t.Iterable[Rule]) -> t.List[_Item]:
+        """The rules that decide something, runs as one."""
+        found: t.List[_Item] = []
+        run: t.List[_Item] = []
+        for position, rule in enumerate(rules, 1):
+            item = self._compile(rule, position)
+            if item is None:
+                continue
+            if run and not _alike(run[0], item):
+                found.append(_joined(run))
+                run = []
+            run.append(item)
+        if run:
+            found.append(_joined(run))
+        return found
+
+    def _compile(self, rule: Rule, position: int) -> t.Optional[_Item]:
+        """None for a rule that no verdict hangs on."""
         item = _Item(position)
-        tests: t.List[t.Tuple[_Test, t.Any, bool, str]] = []
+        tests: t.List[_Check] = []
+        unknown: t.List[str] = []
         keys: t.Dict[str, t.Tuple[t.Any, ...]] = {}
-        for field in rule.fields:
+        for index, field in enumerate(rule.fields):
             name = field.name
             if name in _SILENT:
                 continue
             if name in ("jump", "goto"):
                 item.target, item.goto = field.value, name == "goto"
                 break
+            if name == OPAQUE:
+                hidden = _hidden_target(field)
+                if hidden is None:
+                    unknown.append(field.text)
+                    continue
+                item.target, item.goto = hidden
+                break
             if name in (SOURCE, DESTINATION, "source_range", "destination_range", "match_set"):
                 self._address(item, field, tests, keys)
-            elif name in _CONNTRACK_ADDRESS_TESTS:
-                test, which, index = _CONNTRACK_ADDRESS_TESTS[name]
-                addresses = of_network(field.value)
-                item.conntrack_peers += ((which, index, addresses, field.negated),)
-                tests.append((_unless_peer(test, which, index), (addresses, field.negated), field.negated, field.text))
+            elif name == "mark":
+                item.marks += ((*_mark_and_mask(field.value), field.negated),)
+            elif name in _CONNTRACK_ADDRESSES:
+                self._conntrack_address(item, field, _has_state(rule, index), tests)
             else:
-                tests.append(self._test(field))
+                tests.append(self._check(rule, index, field))
                 self._key(field, keys)
+        if unknown:
+            tests.append((_test_unknown, None, False, " ".join(unknown)))
+        if item.target in _MARKING:
+            if item.target == "CONNMARK" and "--restore-mark" not in rule.render():
+                return None
+            item.change = _mark_change(rule)
+        elif not item.target or item.target in _CONTINUING:
+            return None
         item.tests = tuple(tests)
-        item.keys = self._best(item, keys)
+        item.keys = self._best(keys)
         return item
 
     def _address(
-        self,
-        item: _Item,
-        field: Field,
-        tests: t.List[t.Tuple[_Test, t.Any, bool, str]],
-        keys: t.Dict[str, t.Tuple[t.Any, ...]],
+        self, item: _Item, field: Field, tests: t.List[_Check], keys: t.Dict[str, t.Tuple[t.Any, ...]]
     ) -> None:
         if field.name == "match_set":
-            name, flags = field.value.split(" ")
+            name, _blank, flags = field.value.partition(" ")
             end = {"src": SOURCE, "dst": DESTINATION}.get(flags, "")
-            addresses = self._sets.get(name)
-            if addresses is None or not end:
-                tests.append((_test_unknown, None, False, "what is in ipset %s" % name))
-                return
+            addresses = self._sets.get(name) if end else None
+            reason = "what is in ipset %s" % name
         else:
             end = SOURCE if field.name.startswith(SOURCE) else DESTINATION
-            try:
-                addresses = of_range(field.value) if field.name.endswith("_range") else of_network(field.value)
-            except ValueError:
-                tests.append((_test_unknown, None, False, field.text))
-                return
-        if end == self._peer:
+            addresses = self._network(field)
+            reason = field.text
+        if addresses is None:
+            tests.append((_test_unknown, None, False, reason))
+        elif end == self._peer:
             wanted = subtract(EVERYTHING[self._family], addresses) if field.negated else addresses
             item.peers = wanted if item.peers is None else intersect(item.peers, wanted)
+        else:
+            tests.append((_test_address, addresses, field.negated, field.text))
+            if not field.negated and len(addresses) == 1 and addresses[0][0] == addresses[0][1]:
+                keys["address"] = (addresses[0][0],)
+
+    def _conntrack_address(self, item: _Item, field: Field, with_state: bool, tests: t.List[_Check]) -> None:
+        addresses = self._network(field)
+        if addresses is None:
+            tests.append((_test_unknown, None, False, field.text))
             return
-        tests.append((_test_address, addresses, field.negated, field.text))
-        if not field.negated and len(addresses) == 1 and addresses[0][0] == addresses[0][1]:
-            keys["address"] = (addresses[0][0],)
+        wanted = (*_CONNTRACK_ADDRESSES[field.name], addresses, field.negated)
+        item.conntrack_peers += (wanted,)
+        argument = (_test_conntrack_address, (wanted, not field.negated), field.negated != with_state)
+        tests.append((_test_connection, argument, field.negated, field.text))
+
+    def _network(self, field: Field) -> t.Optional[Intervals]:
+        """The addresses that a field names; None if they are too many, or none."""
+        if field.value not in self._networks:
+            try:
+                found = of_range(field.value) if field.name.endswith("_range") else of_network(field.value)
+                self._networks[field.value] = intersect(found, EVERYTHING[self._family])
+            except ValueError:
+                self._networks[field.value] = None
+        return self._networks[field.value]
 
     def _key(self, field: Field, keys: t.Dict[str, t.Tuple[t.Any, ...]]) -> None:
         if field.negated:
@@ -375,37 +525,77 @@ class _Compiler:
         elif field.name in ("in_interface", "out_interface") and not field.value.endswith("+"):
             keys[field.name] = (field.value,)
 
-    def _best(self, item: _Item, keys: t.Mapping[str, t.Tuple[t.Any, ...]]) -> t.Tuple[str, t.Tuple[t.Any, ...]]:
+    def _best(self, keys: t.Mapping[str, t.Tuple[t.Any, ...]]) -> t.Tuple[str, t.Tuple[t.Any, ...]]:
         """The index that leaves the fewest candidates."""
-        host = item.peers is not None and len(item.peers) == 1 and item.peers[0][0] == item.peers[0][1]
-        if self._peer == DESTINATION and host and "address" not in keys:
-            return "", ()
-        for name in ("address", "original_port", "port", "out_interface", "in_interface"):
+        for name in _INDEXES:
             if name in keys:
                 return name, keys[name]
         return "", ()
 
-    def _test(self, field: Field) -> t.Tuple[_Test, t.Any, bool, str]:
-        key = (field.name, field.value, field.negated, field.text)
-        known = self._tests.get(key)
+    def _check(self, rule: Rule, index: int, field: Field) -> _Check:
+        named = field.name
+        if named in _CONNTRACK:
+            special = _has_state(rule, index)
+        else:
+            special = named in _OF_INTERFACE and any(item.name.startswith("limit_interface_") for item in rule.fields)
+        known = self._checks.get((field, special))
         if known is None:
             try:
-                known = _make_test(field)
+                known = _make_check(field, special)
             except (ValueError, LookupError):
                 known = (_test_unknown, None, False, field.text)
-            self._tests[key] = known
+            self._checks[field, special] = known
         return known
 
 
-def _unless_peer(test: _Test, which: str, index: int) -> _Test:
-    """The test, true where the address is the open one: then the set of peers is narrowed instead."""
+def _hidden_target(field: Field) -> t.Optional[t.Tuple[str, bool]]:
+    """The target in words that could not be read, and whether it is gone to; C(?) if no word of a line could be."""
+    if field.text.startswith(("-j ", "-g ")):
+        return field.text[3:].partition(" ")[0], field.text[1] == "g"
+    return ("?", False) if re.search(r'".* -[jg] ', field.text, re.DOTALL) else None
 
-    def answer(flow: Flow, argument: t.Tuple[Intervals, bool]) -> t.Optional[bool]:
-        if (flow.original if which == "original" else flow.reply)[index] == PEER:
-            return not argument[1]
-        return test(flow, argument[0])
 
-    return answer
+def _has_state(rule: Rule, index: int) -> bool:
+    """True if C(--ctstate) is asked by the match that a field belongs to."""
+    start = end = index
+    while start and rule.fields[start].name != "match":
+        start -= 1
+    while end < len(rule.fields) and rule.fields[end].name != "match":
+        end += 1
+    return any(field.name == "ctstate" for field in rule.fields[start:end])
+
+
+def _alike(one: _Item, two: _Item) -> bool:
+    """True if rules that stand one after the other differ in their peers and verdicts only."""
+    return (
+        one.peers is not None
+        and two.peers is not None
+        and (one.target == two.target == RETURN or (one.target in _JOINED and two.target in _JOINED))
+        and one.tests == two.tests
+        and one.marks == two.marks
+        and not (one.conntrack_peers or two.conntrack_peers)
+    )
+
+
+_JOINED = DENYING | {ACCEPT}
+
+
+def _joined(run: t.List[_Item]) -> _Item:
+    """A run as one item: a list of banned addresses is one set of peers."""
+    item = run[0]
+    if len(run) > 1:
+        parts = tuple(
+            (target, part[0].position, part[-1].position, join(piece for one in part for piece in one.peers or ()))
+            for target, part in ((target, list(group)) for target, group in itertools.groupby(run, _target))
+        )
+        item.last = run[-1].position
+        item.peers = parts[0][3] if len(parts) == 1 else join(piece for part in parts for piece in part[3])
+        item.parts = parts if len(parts) > 1 else ()
+    return item
+
+
+def _target(item: _Item) -> str:
+    return item.target
 
 
 def _words(value: str) -> t.FrozenSet[str]:
@@ -421,8 +611,21 @@ def _mark_and_mask(value: str) -> t.Tuple[int, int]:
     return int(mark, 16), int(mask or "0xffffffff", 16)
 
 
+def _mark_change(rule: Rule) -> t.Optional[t.Tuple[int, int]]:
+    """The bits of the mark that a rule's target clears, and those that it turns then; None if that is not known."""
+    value, _slash, mask = (rule.value("set_xmark") or "").partition("/")
+    try:
+        return int(mask or "0xffffffff", 0), int(value, 0)
+    except ValueError:
+        return None
+
+
 def _nothing(_value: str) -> None:
     return None
+
+
+def _one_port_range(value: str) -> t.Sequence[Interval]:
+    return (port_range(value),)
 
 
 _PROTOCOL_OF_NUMBER = {"1": "icmp", "6": "tcp", "17": "udp", "58": "ipv6-icmp", "132": "sctp"}
@@ -441,14 +644,13 @@ _TESTS: t.Mapping[str, t.Tuple[_Test, t.Callable[[str], t.Any], str]] = {
     "ctstate": (_test_states, _words, ""),
     "state": (_test_states, _words, ""),
     "ctdir": (_test_direction, str, ""),
-    "ctproto": (_test_protocol, lambda value: _PROTOCOL_OF_NUMBER.get(value, value), ""),
-    "ctorigsrcport": (_test_original_source_port, port_range, ""),
-    "ctorigdstport": (_test_original_destination_port, port_range, ""),
-    "ctreplsrcport": (_test_reply_source_port, port_range, ""),
-    "ctrepldstport": (_test_reply_destination_port, port_range, ""),
+    "ctproto": (_test_conntrack_protocol, lambda value: _PROTOCOL_OF_NUMBER.get(value, value), ""),
+    "ctorigsrcport": (_test_original_source_port, _one_port_range, ""),
+    "ctorigdstport": (_test_original_destination_port, _one_port_range, ""),
+    "ctreplsrcport": (_test_reply_source_port, _one_port_range, ""),
+    "ctrepldstport": (_test_reply_destination_port, _one_port_range, ""),
     "source_type": (_test_source_type, _words, ""),
     "destination_type": (_test_destination_type, _words, ""),
-    "mark": (_test_mark, _mark_and_mask, "the packet's mark"),
     "limit": (_test_unknown, _nothing, "the rate limit"),
     "physdev_is_bridged": (_test_bridged, _nothing, ""),
     # Packets are walked whole, and no forwarded packet has a socket here.
@@ -459,114 +661,146 @@ _TESTS: t.Mapping[str, t.Tuple[_Test, t.Callable[[str], t.Any], str]] = {
 }
 
 
-def _make_test(field: Field) -> t.Tuple[_Test, t.Any, bool, str]:
+_OF_INTERFACE: t.Mapping[str, _Test] = {
+    "source_type": _test_source_type_of_interface,
+    "destination_type": _test_destination_type_of_interface,
+}
+
+
+def _make_check(field: Field, special: bool) -> _Check:
+    """``special``: the match asks for C(--ctstate) too, or for addresses of one interface."""
     if field.name == "protocol" and field.value == "all":
         return (_test_never, None, not field.negated, "")
     test, argument, reason = _TESTS.get(field.name, (_test_unknown, _nothing, ""))
-    return (test, argument(field.value), field.negated, reason or field.text)
+    wanted, reason = argument(field.value), reason or field.text
+    if field.name in _CONNTRACK:
+        return (_test_connection, (test, wanted, field.negated != special), field.negated, reason)
+    return (_OF_INTERFACE[field.name] if special else test, wanted, field.negated, reason)
 
 
 # A chain -------------------------------------------------------------------------------------------------------------
 
+_INDEXES = ("address", "original_port", "port", "out_interface", "in_interface")
 
-class _Lane:
-    """The items of one chain, and where to find those that a flow may match."""
 
-    def __init__(self, chain: Chain, compiler: _Compiler) -> None:
-        self.policy = chain.policy
-        self._indexes: t.Dict[str, t.Dict[t.Any, t.List[_Item]]] = {
-            name: {} for name in ("address", "original_port", "port", "out_interface", "in_interface")
-        }
+class _Index:
+    """Items in order, and where to find those that a flow may match."""
+
+    def __init__(self, items: t.List[_Item]) -> None:
+        self.items = items
+        self._by_key: t.Dict[str, t.Dict[t.Any, t.List[_Item]]] = {name: {} for name in _INDEXES}
         self._rest: t.List[_Item] = []
-        self._by_range: t.Dict[t.Tuple[str, Interval], t.List[_Item]] = {}
-        self._by_region: t.Dict[int, t.Tuple[Intervals, t.List[_Item]]] = {}
-        for position, rule in enumerate(chain.rules, 1):
-            item = compiler.compile(rule, position)
+        self._by_range: t.Dict[t.Tuple[str, Intervals], t.List[_Item]] = {}
+        if len(items) <= _FEW:
+            self._rest = items
+            return
+        for item in items:
             name, keys = item.keys
             if name:
                 for key in keys:
-                    self._indexes[name].setdefault(key, []).append(item)
-            elif not (self._rest and _joined(self._rest[-1], item)):
+                    self._by_key[name].setdefault(key, []).append(item)
+            else:
                 self._rest.append(item)
 
-    def candidates(self, flow: Flow, within: Intervals) -> t.List[_Item]:
+    def candidates(self, flow: Flow) -> t.List[_Item]:
         """The items that the flow may match, in order."""
-        lists = [self._of_region(within)] if self._rest else []
-        if len(flow.address) == 1 and flow.address[0][0] == flow.address[0][1]:
-            self._add(lists, "address", flow.address[0][0])
-        elif self._indexes["address"]:
-            lists += self._indexes["address"].values()
-        self._add_ports(lists, "original_port", flow.original_ports[1])
-        self._add_ports(lists, "port", flow.destination_ports)
-        self._add(lists, "out_interface", flow.out_interface)
-        self._add(lists, "in_interface", flow.in_interface)
-        if len(lists) < 2:
-            return lists[0] if lists else []
-        if len(lists) == 2 and len(lists[0]) + len(lists[1]) < 40:
-            return sorted(lists[0] + lists[1], key=_position)
-        return list(heapq.merge(*lists, key=_position))
+        if self._rest is self.items:
+            return self.items
+        original_port = (ANY_PORT if flow.states <= _NO_CONNECTION else flow.original_ports[1],)
+        lists = [
+            self._rest,
+            self._among("address", flow.address),
+            self._among("original_port", original_port),
+            self._among("port", (flow.destination_ports,)),
+            self._by_key["out_interface"].get(flow.out_interface),
+            self._by_key["in_interface"].get(flow.in_interface),
+        ]
+        found = [items for items in lists if items]
+        if len(found) == 1:
+            return found[0]
+        return sorted(itertools.chain.from_iterable(found), key=_position)
 
-    def _add(self, lists: t.List[t.List[_Item]], name: str, key: t.Any) -> None:
-        found = self._indexes[name].get(key)
-        if found:
-            lists.append(found)
-
-    def _add_ports(self, lists: t.List[t.List[_Item]], name: str, ports: Interval) -> None:
-        if ports[0] == ports[1]:
-            self._add(lists, name, ports[0])
-            return
-        found = self._by_range.get((name, ports))
+    def _among(self, name: str, wanted: Intervals) -> t.Optional[t.List[_Item]]:
+        known = self._by_key[name]
+        if not known:
+            return None
+        if len(wanted) == 1 and wanted[0][0] == wanted[0][1]:
+            return known.get(wanted[0][0])
+        found = self._by_range.get((name, wanted))
         if found is None:
             items = {
-                id(item): item
-                for port, group in self._indexes[name].items()
-                if ports[0] <= port <= ports[1]
-                for item in group
+                item.position: item for key, group in known.items() if overlaps(((key, key),), wanted) for item in group
             }
-            found = self._by_range[name, ports] = sorted(items.values(), key=_position)
-        if found:
-            lists.append(found)
-
-    def _of_region(self, within: Intervals) -> t.List[_Item]:
-        known = self._by_region.get(id(within))
-        if known is None:
-            items = [item for item in self._rest if item.peers is None or overlaps(item.peers, within)]
-            if len(self._by_region) >= 64:
-                self._by_region.clear()
-            known = self._by_region[id(within)] = (within, items)
-        return known[1]
+            if len(self._by_range) >= 16:
+                self._by_range.clear()
+            found = self._by_range[name, wanted] = [items[position] for position in sorted(items)]
+        return found
 
 
 def _position(item: _Item) -> int:
     return item.position
 
 
-def _joined(one: _Item, two: _Item) -> bool:
-    """Take a rule into the run before it, if they differ in their peers only: a list of banned addresses is one."""
-    if (
-        one.last + 1 != two.position
-        or one.peers is None
-        or two.peers is None
-        or one.target != two.target
-        or one.goto
-        or two.goto
-        or one.tests != two.tests
-        or one.conntrack_peers
-        or two.conntrack_peers
-        or not (one.target in DENYING or one.target == ACCEPT)
-    ):
-        return False
-    # In order and apart, as most lists are: the union costs nothing.
-    one.peers = (
-        one.peers + two.peers if one.peers and two.peers[0][0] > one.peers[-1][1] + 1 else union(one.peers, two.peers)
-    )
-    one.last = two.position
-    return True
+class _Lane:
+    """The items of one chain for one open end."""
+
+    def __init__(self, chain: Chain, compiler: _Compiler) -> None:
+        self._index = _Index(compiler.items(chain.rules))
+        self._views: t.Dict[int, t.Tuple[Intervals, t.Optional[_Index]]] = {}
+
+    def candidates(self, flow: Flow, within: Intervals) -> t.List[_Item]:
+        """The items that the flow may match for some of these peers, in order."""
+        if within is EVERYTHING[flow.family] or len(self._index.items) <= _FEW:
+            return self._index.candidates(flow)
+        return self._view(within).candidates(flow)
+
+    def _view(self, within: Intervals) -> _Index:
+        """The items that some peers may match; looked for only if these come again."""
+        known = self._views.get(id(within))
+        if known is None:
+            if len(self._views) >= 4:
+                self._views.clear()
+            # The set is kept so that no other one gets its id.
+            self._views[id(within)] = (within, None)
+            return self._index
+        if known[1] is not None:
+            return known[1]
+        items = [item for item in self._index.items if item.peers is None or overlaps(item.peers, within)]
+        view = self._index if len(items) == len(self._index.items) else _Index(items)
+        self._views[id(within)] = (within, view)
+        return view
 
 
 # The walk ------------------------------------------------------------------------------------------------------------
 
-_Piece = t.Tuple[Intervals, t.Tuple[str, ...]]
+
+class _Piece(t.NamedTuple):
+    """Some of the peers on their way: what it hangs on that they are here, and the mark of their packets."""
+
+    region: Intervals
+    reasons: t.Tuple[str, ...]
+    mark: t.Optional[int]
+
+
+class _Kept:
+    """Answers about sets of peers, found by their identity. The oldest go when there are too many."""
+
+    def __init__(self) -> None:
+        self._known: t.Dict[t.Any, t.Tuple[t.Any, int, t.Tuple[Intervals, ...]]] = {}
+        self._weight = 0
+
+    def get(self, key: t.Any) -> t.Any:
+        """None if it is not known."""
+        found = self._known.get(key)
+        return None if found is None else found[0]
+
+    def keep(self, key: t.Any, answer: t.Any, *regions: Intervals) -> None:
+        """Keep an answer; and the regions whose identity it is found by, so that no other one gets it."""
+        weight = sum(map(len, regions)) + 1
+        self._weight += weight - self._known.pop(key, (None, 0, ()))[1]
+        self._known[key] = (answer, weight, regions)
+        while self._weight > _MOST_KEPT:
+            self._weight -= self._known.pop(next(iter(self._known)))[1]
 
 
 class Program:
@@ -587,8 +821,10 @@ class Program:
         self.chains = chains
         self.family = family
         self.misprinted = frozenset(misprinted)
-        self._compilers = {peer: _Compiler(family, peer, sets or {}) for peer in (SOURCE, DESTINATION)}
+        networks: t.Dict[str, t.Optional[Intervals]] = {}
+        self._compilers = {peer: _Compiler(family, peer, sets or {}, networks) for peer in (SOURCE, DESTINATION)}
         self._lanes: t.Dict[t.Tuple[str, str], _Lane] = {}
+        self._splits = _Kept()
 
     def rule(self, site: Site) -> Rule:
         """The rule (the first of a run) at a site."""
@@ -603,9 +839,46 @@ class Program:
     def with_chains(self, chains: t.Mapping[str, Chain], changed: t.Iterable[str]) -> Program:
         """The same table with some chains changed; what is known of the others is kept."""
         other = Program(chains, self.family, None, self.misprinted)
+        gone = frozenset(changed)
         other._compilers = self._compilers
-        other._lanes = {key: lane for key, lane in self._lanes.items() if key[0] not in set(changed)}
+        other._lanes = {key: lane for key, lane in self._lanes.items() if key[0] not in gone}
         return other
+
+    def inside(self, item: _Item, flow: Flow, region: Intervals) -> Intervals:
+        """The peers of a region that an item matches."""
+        if not item.many:
+            return item.inside(flow, region)
+        known: t.Optional[Intervals] = self._splits.get((item, id(region), "inside"))
+        if known is None:
+            known = item.inside(flow, region)
+            self._splits.keep((item, id(region), "inside"), known, region, known)
+        return known
+
+    def outside(self, item: _Item, region: Intervals, inside: Intervals) -> Intervals:
+        """The other peers of the region."""
+        if inside is region:
+            return NOTHING
+        if not item.many:
+            return subtract(region, inside)
+        known: t.Optional[Intervals] = self._splits.get((item, id(region), "outside"))
+        if known is None:
+            if item.others is None:
+                item.others = subtract(EVERYTHING[self.family], item.peers or NOTHING)
+            known = intersect(region, item.others)
+            self._splits.keep((item, id(region), "outside"), known, region, known)
+        return known
+
+    def decisions(self, chain: str, item: _Item, region: Intervals) -> t.List[Outcome]:
+        """What a run with several verdicts decides for certain."""
+        key = (item, id(region), "decisions")
+        known: t.Optional[t.List[Outcome]] = self._splits.get(key)
+        if known is None:
+            known = []
+            for number, inside in item.first(region):
+                verdict, position, last, _peers = item.parts[number]
+                known.append(Outcome(verdict, Site(chain, position, last), inside, ()))
+            self._splits.keep(key, known, region, *[outcome.peers for outcome in known])
+        return known
 
     def walk(self, chain: str, flow: Flow, within: t.Optional[Intervals] = None) -> t.List[Outcome]:
         """What becomes of the flow's packets in a chain, for the peers given (default: everybody).
@@ -613,9 +886,17 @@ class Program:
         For a built-in chain the policy decides what no rule does; a user chain ends with the verdict C(RETURN). The
         peers of all definite outcomes are disjoint and, with those of possible ones, everybody.
         """
+        within = EVERYTHING[self.family] if within is None else within
+        if not within:
+            return []
         if chain not in self.chains:
-            return [Outcome(ACCEPT, None, within or EVERYTHING[self.family], ())]
-        return _Walk(self, flow, EVERYTHING[self.family] if within is None else within).run(chain)
+            return [Outcome(ACCEPT if chain in _BUILTIN else RETURN, None, within, ())]
+        return _Walk(self, flow, within).run(chain)
+
+
+#: The pieces that are to go through a chain, and whether leaving that ends the walk.
+_Call = t.Tuple[str, t.List[_Piece], bool]
+_Calls = t.Generator[_Call, t.List[_Piece], t.List[_Piece]]
 
 
 class _Walk:
@@ -624,57 +905,123 @@ class _Walk:
         self._flow = flow
         self._within = within
         self._outcomes: t.List[Outcome] = []
+        self._policy: t.Optional[str] = None
         self._active: t.Set[str] = set()
-        self._passed: t.Dict[str, _Piece] = {}
+        self._entered: t.Set[str] = set()
+        self._passed = _Kept()
         self._steps = 0
+        #: True once a rule may have decided twice about the same peers, or in several pieces.
+        self._again = False
 
     def run(self, chain: str) -> t.List[Outcome]:
-        if not self._within:
-            return []
-        left = self._chain(chain, [(self._within, ())])
-        policy = self._program.chains[chain].policy or RETURN
-        for region, reasons in left:
-            self._outcomes.append(Outcome(policy, None, region, reasons))
-        return self._outcomes
+        self._policy = self._program.chains[chain].policy
+        for piece in self._carried(chain, [_Piece(self._within, (), self._flow.mark)]):
+            self._outcomes.append(Outcome(self._policy or RETURN, None, piece.region, piece.reasons))
+        return _gathered(self._outcomes) if self._again else self._outcomes
 
-    def _decide(self, chain: str, item: _Item, verdict: str, piece: _Piece) -> None:
-        self._outcomes.append(Outcome(verdict, Site(chain, item.position, item.last), *piece))
+    def _carried(self, chain: str, pieces: t.List[_Piece]) -> t.List[_Piece]:
+        """Carry pieces through a chain; those that come back. Chains may be nested by the thousand."""
+        stack = [self._chain(chain, pieces, True)]
+        answer: t.Optional[t.List[_Piece]] = None
+        while stack:
+            try:
+                # The first thing that a generator is sent must be None.
+                name, pieces, final = stack[-1].send(t.cast("t.List[_Piece]", answer))
+            except StopIteration as done:
+                stack.pop()
+                answer = done.value
+                continue
+            if name in self._active or self._steps > _MOST_STEPS:
+                reason = "chains that lead back to themselves" if name in self._active else "more rules than were read"
+                answer = [_also(piece, (reason,)) for piece in pieces]
+                continue
+            key = (name, final, *[(id(piece.region), piece.reasons, piece.mark) for piece in pieces])
+            answer = self._passed.get(key)
+            if answer is None:
+                stack.append(self._chain(name, pieces, final, key))
+        return answer or []
 
-    def _chain(self, name: str, pieces: t.List[_Piece]) -> t.List[_Piece]:
-        """Carry pieces through a chain; those that come back from it."""
-        if name in self._active or len(self._active) > _DEEPEST or self._steps > _MOST_STEPS:
-            reason = "chain %s, which leads back to itself" % name if name in self._active else "chains nested too deep"
-            return [(region, _also(reasons, (reason,))) for region, reasons in pieces]
-        if len(pieces) == 1 and self._passed.get(name) == pieces[0]:
-            return pieces  # the same peers came through before, and all came back
-        asked = pieces[0] if len(pieces) == 1 else None
-        if name in self._program.misprinted:
-            pieces = [
-                (region, _also(reasons, ("rules in %s that nft wrote and iptables cannot show" % name,)))
-                for region, reasons in pieces
-            ]
-        self._active.add(name)
-        top = len(self._active) == 1
+    def _chain(self, name: str, pieces: t.List[_Piece], final: bool, key: t.Tuple[t.Any, ...] = ()) -> _Calls:
+        entered = pieces
         back: t.List[_Piece] = []
-        for item in self._program.lane(name, self._flow.peer).candidates(self._flow, self._within):
+        if name in self._program.misprinted:
+            hidden = "rules in %s that nft wrote and iptables cannot show" % name
+            pieces = [_also(piece, (hidden,)) for piece in pieces]
+        self._active.add(name)
+        self._again = self._again or name in self._entered or len(pieces) > 1
+        self._entered.add(name)
+        flow, chains = self._flow, self._program.chains
+        for item in self._program.lane(name, flow.peer).candidates(flow, self._within):
             if not pieces:
                 break
-            self._steps += 1
-            unsure = item.match(self._flow)
-            if unsure is None or self._continues(item.target):
+            self._steps += len(pieces)
+            unsure = item.match(flow)
+            if unsure is None:
                 continue
-            pieces = self._item(name, item, unsure, pieces, back, top)
+            self._again = self._again or len(pieces) > 1
+            if item.target in chains:
+                pieces = yield from self._jump(name, item, unsure, pieces, back, final)
+            else:
+                pieces = self._item(name, item, unsure, pieces, back, final)
         self._active.discard(name)
-        result = _merged(pieces + back)
-        if asked is not None and result == [asked]:
-            self._passed[name] = asked
-            return [asked]
+        result = self._merged([], pieces + back, entered) if back or pieces is not entered else entered
+        if key:
+            # The same pieces come back from it whenever they get there; what was decided was said.
+            regions = [piece.region for piece in itertools.chain(entered, result)]
+            self._passed.keep(key, result, *regions)
         return result
 
-    def _continues(self, target: str) -> bool:
-        if target in ("MARK", "CONNMARK"):
-            self._flow = self._flow._replace(mark=None)
-        return not target or target in CONTINUING
+    def _taken(self, item: _Item, unsure: t.Tuple[str, ...], piece: _Piece) -> t.Optional[t.Tuple[_Piece, bool]]:
+        """What of a piece a rule takes, and whether it hangs on something that it does."""
+        for mark, mask, negated in item.marks:
+            if piece.mark is None:
+                unsure += ("the packet's mark",)
+            elif (piece.mark & mask == mark) == negated:
+                return None
+        inside = (
+            piece.region
+            if item.peers is None and not item.conntrack_peers
+            else self._program.inside(item, self._flow, piece.region)
+        )
+        if not inside:
+            return None
+        taken = piece if inside is piece.region else _Piece(inside, piece.reasons, piece.mark)
+        return (_also(taken, unsure), True) if unsure else (taken, False)
+
+    def _left(self, item: _Item, piece: _Piece, taken: _Piece, hangs: bool) -> t.List[_Piece]:
+        """What of a piece a rule may leave for the next one."""
+        rest = self._program.outside(item, piece.region, taken.region)
+        left = [piece._replace(region=rest)] if rest else []
+        return [*left, taken] if hangs else left
+
+    def _jump(
+        self,
+        chain: str,
+        item: _Item,
+        unsure: t.Tuple[str, ...],
+        pieces: t.List[_Piece],
+        back: t.List[_Piece],
+        final: bool,
+    ) -> _Calls:
+        """Carry pieces past a rule that leads to another chain: those that go on to the next rule."""
+        found = [(piece, self._taken(item, unsure, piece)) for piece in pieces]
+        sent = [taken[0] for _piece, taken in found if taken is not None]
+        if not sent:
+            return pieces
+        if len(sent) > 1:
+            sent = self._merged([], sent, pieces)
+        returned = yield item.target, sent, final and item.goto
+        if returned == sent and not item.goto and not any(taken is not None and taken[1] for _piece, taken in found):
+            return pieces  # the common case by far: nothing in the chain is for these packets
+        same = [piece for piece, taken in found if taken is None]
+        on = [left for piece, taken in found if taken is not None for left in self._left(item, piece, *taken)]
+        if item.goto:
+            if final and self._policy is None:
+                self._outcomes += [_outcome(RETURN, chain, item, piece) for piece in returned]
+            else:
+                back += returned
+            returned = []
+        return self._merged(same, on + returned, pieces)
 
     def _item(
         self,
@@ -683,57 +1030,129 @@ class _Walk:
         unsure: t.Tuple[str, ...],
         pieces: t.List[_Piece],
         back: t.List[_Piece],
-        top: bool,
+        final: bool,
     ) -> t.List[_Piece]:
-        """Carry pieces past one rule that matches: those that go on to the next rule."""
-        target = item.target
+        """Carry pieces past a rule that matches, or a run of them: those that go on to the next rule."""
+        same: t.List[_Piece] = []
         on: t.List[_Piece] = []
         for piece in pieces:
-            inside, rest = item.split(self._flow, piece[0])
-            if not inside:
-                on.append(piece)
+            found = self._taken(item, unsure, piece)
+            if found is None:
+                same.append(piece)
                 continue
-            if rest:
-                on.append((rest, piece[1]))
-            taken = (inside, _also(piece[1], unsure)) if unsure or inside is not piece[0] else piece
-            if target == RETURN:
-                if top and self._program.chains[chain].policy is None:
-                    self._decide(chain, item, RETURN, taken)
-                else:
-                    back.append(taken)
-            elif target == ACCEPT or target in DENYING:
-                self._decide(chain, item, target, taken)
-            elif target in self._program.chains:
-                returned = self._chain(target, [taken])
-                if item.goto:
-                    back += returned
-                else:
-                    on += returned
+            taken, hangs = found
+            on += self._left(item, piece, taken, hangs)
+            if item.parts:
+                self._run(chain, item, taken, hangs)
+            elif item.target in _VERDICTS or (item.target == RETURN and final and self._policy is None):
+                self._outcomes.append(_outcome(item.target, chain, item, taken))
+            elif item.target == RETURN:
+                back.append(taken)
+            elif item.target in _MARKING:
+                on.append(_marked(taken, item.change))
             else:
                 # A target that is not known: perhaps it lets the packet on, perhaps not.
-                self._decide(chain, item, target, (inside, _also(taken[1], ("what %s does" % target,))))
-                on.append((inside, _also(taken[1], ("what %s does" % target,))))
-            if unsure:
-                on.append(taken)
-        merged = _merged(on)
-        # The same set as the same object: what is known of it is found by its identity.
-        return pieces if merged == pieces else merged
+                unknown = _also(taken, ("what %s does" % item.target,))
+                self._outcomes.append(_outcome(item.target, chain, item, unknown))
+                on.append(unknown._replace(mark=None))
+        return self._merged(same, on, pieces)
+
+    def _merged(self, same: t.List[_Piece], changed: t.List[_Piece], before: t.List[_Piece]) -> t.List[_Piece]:
+        """Pieces that hang on the same as one.
+
+        What was there before is the same object again, as what is known of it is found by that.
+        """
+        if not changed:
+            return before if len(same) == len(before) else same
+        result = list(same)
+        for piece in changed:
+            for index, other in enumerate(result):
+                if piece.reasons == other.reasons and piece.mark == other.mark:
+                    result[index] = other._replace(region=union(other.region, piece.region))
+                    self._steps += len(result[index].region) >> 8
+                    break
+            else:
+                result.append(piece)
+        if len(result) > _MOST_PIECES:
+            result = _coarse(result)
+            self._steps += sum([len(piece.region) for piece in result]) >> 4
+        known = 0
+        for index, piece in enumerate(result):
+            for other in before:
+                if piece is other or (len(piece.region) == len(other.region) and piece == other):
+                    result[index] = other
+                    known += 1
+                    break
+        return before if known == len(result) == len(before) else result
+
+    def _run(self, chain: str, item: _Item, taken: _Piece, hangs: bool) -> None:
+        """What a run with several verdicts makes of a piece."""
+        if hangs:
+            # Each of its rules may be the one that matches.
+            found = [(part, intersect(taken.region, part[3])) for part in item.parts]
+            self._outcomes += [
+                Outcome(part[0], Site(chain, part[1], part[2]), inside, taken.reasons)
+                for part, inside in found
+                if inside
+            ]
+            return
+        outcomes = self._program.decisions(chain, item, taken.region)
+        if taken.reasons:
+            outcomes = [outcome._replace(reasons=taken.reasons) for outcome in outcomes]
+        self._outcomes += outcomes
 
 
-def _also(reasons: t.Tuple[str, ...], more: t.Tuple[str, ...]) -> t.Tuple[str, ...]:
-    return reasons + tuple(reason for reason in more if reason not in reasons) if more else reasons
+def _outcome(verdict: str, chain: str, item: _Item, piece: _Piece) -> Outcome:
+    return Outcome(verdict, Site(chain, item.position, item.last), piece.region, piece.reasons)
 
 
-def _merged(pieces: t.List[_Piece]) -> t.List[_Piece]:
-    """Pieces that hang on the same as one."""
-    if len(pieces) < 2:
-        return pieces
-    groups: t.Dict[t.Tuple[str, ...], t.List[Intervals]] = {}
-    for region, reasons in pieces:
-        groups.setdefault(reasons, []).append(region)
-    if len(groups) == len(pieces):
-        return pieces
-    return [
-        (regions[0] if len(regions) == 1 else join(piece for region in regions for piece in region), reasons)
-        for reasons, regions in groups.items()
-    ]
+def _also(piece: _Piece, more: t.Tuple[str, ...]) -> _Piece:
+    """The piece, hanging on more; itself if it does already."""
+    reasons = piece.reasons
+    for reason in more:
+        if reason not in reasons and len(reasons) < _MOST_REASONS:
+            reasons += (reason,)
+    return piece if reasons is piece.reasons else piece._replace(reasons=reasons)
+
+
+def _marked(piece: _Piece, change: t.Optional[t.Tuple[int, int]]) -> _Piece:
+    mark: t.Optional[int] = None
+    if change is not None:
+        mask, value = change
+        if piece.mark is not None:
+            mark = (piece.mark & ~mask) ^ value
+        elif mask == 0xFFFFFFFF:
+            mark = value
+    return piece if mark == piece.mark else piece._replace(mark=mark)
+
+
+def _together(regions: t.Sequence[Intervals]) -> Intervals:
+    first, *others = sorted(regions, key=len, reverse=True)
+    # A long one is not sorted again.
+    return union(first, join(piece for region in others for piece in region))
+
+
+def _coarse(pieces: t.List[_Piece]) -> t.List[_Piece]:
+    """What is certain without its marks if these are many, and all that is not as one."""
+    certain = [piece for piece in pieces if not piece.reasons]
+    unsure = [piece for piece in pieces if piece.reasons]
+    if len(certain) >= _MOST_PIECES // 2:
+        certain = [_Piece(_together([piece.region for piece in certain]), (), None)]
+    if unsure:
+        whole = _Piece(_together([piece.region for piece in unsure]), (), unsure[0].mark)
+        for piece in unsure:
+            whole = _also(whole, piece.reasons)
+        if any(piece.mark != whole.mark for piece in unsure):
+            whole = whole._replace(mark=None)
+        certain.append(whole)
+    return certain
+
+
+def _gathered(outcomes: t.List[Outcome]) -> t.List[Outcome]:
+    """What one rule does for one reason as one outcome."""
+    groups: t.Dict[t.Any, t.List[Intervals]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.verdict, outcome.site, outcome.reasons), []).append(outcome.peers)
+    if len(groups) == len(outcomes):
+        return outcomes
+    return [Outcome(verdict, site, _together(regions), reasons) for (verdict, site, reasons), regions in groups.items()]
