@@ -195,11 +195,15 @@ def _closed_to(family: Family, guard: Guard) -> str:
 
 
 def guards(family: Family, published: Published) -> t.List[Guard]:
-    """What closes a published port, by the interfaces that rules tell apart."""
+    """What closes a published port, by the interfaces that rules tell apart; found once and kept with the family."""
     if published.loopback:
         return []
-    found = [_guard(family, published, flow) for flow in family.inbound(published)]
-    return [guard for guard in found if guard is not None]
+    kept: t.Dict[int, t.Tuple[Published, t.List[Guard]]] = vars(family).setdefault("guards", {})
+    if id(published) not in kept:
+        found = [_guard(family, published, flow) for flow in family.inbound(published)]
+        # With the port itself, so that no other one gets its id.
+        kept[id(published)] = (published, [guard for guard in found if guard is not None])
+    return kept[id(published)][1]
 
 
 _Key = t.Tuple[str, str, int]
