@@ -33,7 +33,7 @@ _MOST_SOURCES = 16
 
 
 # Rules and ports that are looked at for fixes, of one host: who gains and who loses is found by planning and walking.
-_MOST_LOOKS = 30000
+_MOST_LOOKS = 12000
 _LOOKS: t.MutableMapping[t.Any, int] = weakref.WeakKeyDictionary()
 
 
