@@ -13,8 +13,8 @@ version_added: 1.0.0
 author:
   - The quaywall.docker authors (@quaywall)
 description:
-  - Judges the iptables and ip6tables rules of a Docker host by what they do to its containers. Names the containers that
-    a rule hits, says for which of them it was meant, and hands over what to write instead.
+  - Judges the iptables and ip6tables rules of a Docker host by what they do to its containers. Names the containers
+    that a rule hits, says for which of them it was meant, and hands over what to write instead.
   - A verdict comes from walking packets through the rules as the kernel would, from outside, from neighbours, and
     back. What cannot be known (a rate limit, an unread ipset, a match that is not understood) makes a finding possible
     instead of definite, and it is named.
@@ -31,8 +31,8 @@ attributes:
 options:
   snapshot:
     description:
-      - Judge this snapshot in place of the host, as an earlier run with O(return_snapshot=true) returned it, as data or as
-        JSON text. Needs neither Docker nor iptables nor root.
+      - Judge this snapshot in place of the host, as an earlier run with O(return_snapshot=true) returned it, as data or
+        as JSON text. Needs neither Docker nor iptables nor root.
     type: raw
   return_snapshot:
     description:
@@ -60,8 +60,8 @@ options:
         About rules that allow. V(port_only_allow) opens every container with that inner port; V(exposed) lists the
         ports that are published to everyone and that no rule says anything about.
       - >-
-        About order and place. V(jump_missing) and V(jump_not_first) say that C(FORWARD) does not read C(DOCKER-USER), or
-        not first; V(jump_window) that there are moments without the jump; V(unreachable_rule) that no packet is left
+        About order and place. V(jump_missing) and V(jump_not_first) say that C(FORWARD) does not read C(DOCKER-USER),
+        or not first; V(jump_window) that there are moments without the jump; V(unreachable_rule) that no packet is left
         for a rule; V(never_read) that a rule stands where Docker's traffic does not pass, such as C(INPUT);
         V(docker_chain_edited) that own rules in Docker's chains will be lost.
       - >-
@@ -70,8 +70,8 @@ options:
       - >-
         About other ways in. V(ipv6_gap) is a port that is guarded on IPv4 and open on IPv6; V(proxy_bypass) one that
         docker-proxy serves past the rules; V(direct_routing) one that is reached at the container's own address.
-        V(outside_this_firewall) lists containers that pass no rule of Docker's at all, V(swarm_ingress) the ports of the
-        routing mesh.
+        V(outside_this_firewall) lists containers that pass no rule of Docker's at all, V(swarm_ingress) the ports of
+        the routing mesh.
       - >-
         About the engine and what is saved. V(backend_mixed) are rules in the variant of iptables that Docker does not
         use; V(backend_nftables) rules that nothing reads, as Docker uses nftables; V(docker_iptables_off) says that
@@ -87,8 +87,8 @@ options:
     default: []
   ignore:
     description:
-      - Findings that you live with. They are returned in RV(ignored), with your reason, and count neither for O(fail_on)
-        nor in RV(summary).
+      - Findings that you live with. They are returned in RV(ignored), with your reason, and count neither for
+        O(fail_on) nor in RV(summary).
     type: list
     elements: dict
     default: []
@@ -181,7 +181,8 @@ findings:
   returned: success, or failure because of O(fail_on)
   contains:
     id:
-      description: Stays the same from run to run. Two findings of one run have the same only if their rules are the same.
+      description: >-
+        Stays the same from run to run. Two findings of one run have the same only if their rules are the same.
       type: str
       sample: 3f0c9a1b22d4
     check:
@@ -246,8 +247,8 @@ findings:
           sample: 9000->8080/tcp
         traffic:
           description: >-
-            What of it is touched: V(published port), V(traffic between containers), V(outgoing connections), V(replies),
-            V(direct routing) or V(docker-proxy).
+            What of it is touched: V(published port), V(traffic between containers), V(outgoing connections),
+            V(replies), V(direct routing) or V(docker-proxy).
           type: str
           sample: published port
         peers:
@@ -275,7 +276,8 @@ findings:
           type: list
           elements: dict
         commands:
-          description: The same as commands for a root shell. A policy's rules are then as they are for today's addresses.
+          description: >-
+            The same as commands for a root shell. A policy's rules are then as they are for today's addresses.
           type: list
           elements: str
         gains:
