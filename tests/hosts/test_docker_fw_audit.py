@@ -94,8 +94,7 @@ def who(stage: Stage) -> dict[str, list[str]]:
     inside = [host.workload(name) for name in ("admin", "shop")]
     targets = [(workload.address(), 8080, None) for workload in inside]
     found["neighbour"] = [probe.who for probe in host.workload("neighbour").connect_all(targets)]
-    with stage.client.listen(8080):
-        found["outgoing"] = [workload.connect(stage.client.address(4), 8080).who for workload in inside]
+    found["outgoing"] = [workload.connect(stage.client_address, 8080).who for workload in inside]
     return found
 
 
@@ -155,7 +154,8 @@ def test_a_port_only_drop_is_critical_and_its_fix_does_what_was_meant(
             host.run(PORT_ONLY)
 
     try:
-        together(stages.values(), tell)
+        with stages["bookworm"].client.listen(8080):
+            together(stages.values(), tell)
     finally:
         together(stages.values(), Stage.prepare)
 
@@ -197,7 +197,7 @@ RULES: t.Final = {
 def test_blast_radius(stages: dict[str, Stage], numbers: range) -> None:
     """What a rule is said to hit is what nobody reaches any more, and nothing else."""
     rules = [list(RULES.items())[number] for number in numbers]
-    client = next(iter(stages.values())).client
+    client = stages["bookworm"].client
     with contextlib.ExitStack() as serving, concurrent.futures.ThreadPoolExecutor() as pool:
         for port in {rule.outgoing for _name, rule in rules}:
             serving.enter_context(client.listen(port))
@@ -231,7 +231,6 @@ def radius_faults(stage: Stage, named: tuple[str, Rule]) -> list[str]:
 def hit(stage: Stage, rule: Rule) -> dict[str, set[str]]:
     """The containers whose traffic does not get through, by kind."""
     inside = {name: stage.host.workload(name) for name in CONTAINERS}
-    client = stage.client.address(4)
     pairs = (("admin", "neighbour"), ("shop", "neighbour"), ("neighbour", "admin"))
     # Nobody listens on another port than 8080: there a refusal is an answer.
     answers = {8080: ("open",)}.get(rule.near, ("open", "refused"))
@@ -243,7 +242,9 @@ def hit(stage: Stage, rule: Rule) -> dict[str, set[str]]:
             if inside[other].connect(inside[name].address(), rule.near, timeout=0.4).outcome not in answers
         },
         "outgoing connections": {
-            name for name, workload in inside.items() if not workload.connect(client, rule.outgoing, timeout=0.4).open
+            name
+            for name, workload in inside.items()
+            if not workload.connect(stage.client_address, rule.outgoing, timeout=0.4).open
         },
     }
 
