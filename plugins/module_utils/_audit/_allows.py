@@ -268,7 +268,7 @@ def host_port_never_matches(survey: Survey) -> t.Iterator[Finding]:
                 (item, peers)
                 for item in rulings.in_vain(ruling, None if denies else marked)
                 if not _collides(rulings, ruling, item.port)
-                for peers in [_missed(rulings, ruling, item, denies)]
+                for peers in [rulings.overlooked(ruling, item)]
                 if peers
             ]
             if found:
@@ -280,17 +280,6 @@ def _collides(rulings: Rulings, ruling: Ruling, port: int) -> bool:
         not published.loopback and any(scope.fits(published) for scope in ruling.scopes)
         for published in rulings.family.published_by_container_port.get(port, ())
     )
-
-
-def _missed(rulings: Rulings, ruling: Ruling, item: Meant, denies: bool) -> Intervals:
-    """Whom the rule would decide about otherwise than it is decided now; nobody if none of them is outside."""
-    wanted = _peers(item.outcomes, lambda outcome: outcome.site == ruling.site)
-    now = _peers(
-        (outcome for flow in rulings.family.inbound(item.published) for outcome in rulings.walk(flow)),
-        lambda outcome: outcome.denies != denies,
-    )
-    peers = intersect(wanted, now)
-    return peers if overlaps(rulings.family.remote, peers) else ()
 
 
 def _never_matches(

@@ -112,8 +112,9 @@ def _port_only(rulings: Rulings, ruling: Ruling) -> t.Iterator[Finding]:
     outcomes = [hit.outcome for hit in hits]
     if not hits:
         outcomes = _on_stranger(rulings, ruling, scope)
-        if missed or not outcomes or _in_mesh(rulings, scope):
+        if not outcomes or _in_mesh(rulings, scope) or any(rulings.overlooked(ruling, item) for item in missed):
             return
+        missed = []
     meant = {
         hit.published.container.id
         for hit in hits

@@ -38,6 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
+    NOTHING,
     Intervals,
     covers,
     intersect,
@@ -726,6 +727,23 @@ class Rulings:
                             found.append(Meant(published, port, outcomes))
                             break
         return found
+
+    def overlooked(self, ruling: Ruling, meant: Meant) -> Intervals:
+        """Of those whom the rule was to stop who gets in, or of those whom it was to let in who does not.
+
+        Nobody, if none of them is outside.
+        """
+        denies = ruling.verdict in DENYING
+        wanted = join(piece for outcome in meant.outcomes if outcome.site == ruling.site for piece in outcome.peers)
+        now = join(
+            piece
+            for flow in self.family.inbound(meant.published)
+            for outcome in self.walk(flow)
+            if outcome.denies != denies
+            for piece in outcome.peers
+        )
+        peers = intersect(wanted, now)
+        return peers if overlaps(self.family.remote, peers) else NOTHING
 
     def host_ports(self, ports: Intervals) -> t.Iterator[int]:
         """The host ports of published ports in these ranges."""

@@ -230,6 +230,17 @@ def test_nobody_has_the_port_yet() -> None:
     assert said(after) == []
 
 
+def test_the_host_port_is_closed_already() -> None:
+    """By another rule; what this one does stop is what containers open to that port of others."""
+    rules = [
+        "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 9000 --ctdir ORIGINAL -j DROP",
+        "-p tcp --dport 9000 -j DROP",
+    ]
+    finding = only(port_only_deny, pair(*rules))
+    assert (finding.severity, hits(finding)) == ("high", [])
+    assert names(finding, "outgoing connections") == ["admin", "shop"]
+
+
 def test_a_port_of_the_routing_mesh_keeps_its_number() -> None:
     document = host("28.5", [Box("other", "81:81")], ["-p tcp --dport 8090 -j DROP"], services=[("web", "8090:80")])
     assert found(port_only_deny, document) == []
