@@ -14,6 +14,7 @@ import typing as t
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._dockers import forward_is_of_docker
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
     MEDIUM,
+    NEIGHBOURS,
     OUTGOING,
     Affected,
     Finding,
@@ -57,6 +58,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     Intervals,
+    covers,
     intersect,
     join,
     of_network,
@@ -325,6 +327,10 @@ def wrong_interfaces(family: Family, own: OwnForward) -> t.Iterator[Finding]:
                         seen.add(site)
                         yield _never_matches(family, site, rule, interface, address, found)
                         break
+                else:
+                    if callers is not host and rule.target in DENYING:
+                        seen.add(site)
+                        yield from _unheard(family, site, rule, coming.get(name), going.get(name))
 
 
 def _contradiction(
@@ -351,6 +357,91 @@ def _contradiction(
         if route.interface in names and route.family == family.name:
             behind += of_network(route.destination)
     return None if overlaps(wanted, join(behind)) else sorted(names)
+
+
+def _unheard(
+    family: Family,
+    site: Site,
+    rule: Rule,
+    coming: t.Optional[t.FrozenSet[str]],
+    going: t.Optional[t.FrozenSet[str]],
+) -> t.Iterator[Finding]:
+    """A deny among containers of one bridge, where bridges do not hand their packets to iptables."""
+    survey = family.survey
+    if survey.bridge_netfilter(family.name) is not False:
+        return
+    bridge = _one_bridge(family, rule, coming, going)
+    if bridge is None:
+        return
+    source, destination = rule.value("source"), rule.value("destination")
+    wanted = EVERYTHING[family.name] if destination is None else of_network(destination)
+    near = [item for item in family.endpoints if item.bridge == bridge]
+    reached = [item for item in near if overlaps(wanted, ((item.number, item.number),))]
+    if len(near) < 2 or not reached:
+        return
+    network = survey.networks_by_bridge[bridge].name
+    setting = "net.bridge.bridge-nf-call-%stables" % ("ip6" if family.name == IPV6 else "ip")
+    peers = "containers of network %s" % network if source is None else family.peers_text(of_network(source))
+    names = listed([item.container.name for item in reached])
+    words = (["modprobe", "br_netfilter"], ["sysctl", "-w", setting + "=1"])
+    yield Finding(
+        "never_read",
+        MEDIUM,
+        "Rule %d of %s (%s) is for packets from container to container of network %s, and sees none of them: a bridge "
+        "hands its packets to iptables only where %s is 1, and here %s. So nothing stops what it is to keep from %s."
+        % (
+            site.position,
+            site.chain,
+            FAMILY_TEXTS[family.name],
+            network,
+            setting,
+            "it is 0" if setting in survey.snapshot.sysctls else "br_netfilter is not loaded",
+            names,
+        ),
+        family.place(site),
+        tuple(
+            Affected(item.container.name, item.address, item.network, traffic=NEIGHBOURS, peers=peers)
+            for item in reached[:_MOST_AFFECTED]
+        ),
+        fix=Fix(
+            "Have bridges hand their packets to iptables. All rules see what containers of one network send each other "
+            "then, also those that close a container to everybody. After a reboot it is as before, unless files in "
+            "/etc/modules-load.d and /etc/sysctl.d say it too.",
+            (
+                command_task("Load br_netfilter", words[0]),
+                command_task("Bridges hand their packets to iptables (%s)" % FAMILY_TEXTS[family.name], words[1]),
+            ),
+            tuple(shell(item) for item in words),
+            loses=("%s: %s over %s" % (peers, names, FAMILY_TEXTS[family.name]),),
+        ),
+    )
+
+
+def _one_bridge(
+    family: Family, rule: Rule, coming: t.Optional[t.FrozenSet[str]], going: t.Optional[t.FrozenSet[str]]
+) -> t.Optional[str]:
+    """The bridge of Docker's that a rule's packets come in and go out through, as it says by name or address."""
+    if any(field.negated for field in rule.fields if field.name in ("in_interface", "out_interface")):
+        return None
+    into, out = rule.value("in_interface"), rule.value("out_interface")
+    first = coming if into is None else frozenset((into,))
+    last = going if out is None else frozenset((out,))
+    source, destination = rule.value("source"), rule.value("destination")
+    for bridge, network in family.survey.networks_by_bridge.items():
+        named = frozenset((bridge,))
+        if first == last == named:
+            return bridge
+        if source is None or destination is None or first not in (None, named) or last not in (None, named):
+            continue
+        subnets = join(
+            piece
+            for subnet in network.subnets
+            if (":" in subnet) == (family.name == IPV6)
+            for piece in of_network(subnet)
+        )
+        if subnets and covers(subnets, join((*of_network(source), *of_network(destination)))):
+            return bridge
+    return None
 
 
 def _never_matches(
@@ -381,7 +472,17 @@ def _never_matches(
         message,
         family.place(site),
         reasons=reasons,
-        fix=_for_source(family, rule) if coming and rule.target in DENYING else None,
+        fix=_without(family, site, _for_source(family, rule) if coming and rule.target in DENYING else None),
+    )
+
+
+def _without(family: Family, site: Site, policies: t.Optional[Fix] = None) -> Fix:
+    """The fix that takes out a rule that matches nothing, after what is to stand in its place."""
+    before = policies or Fix("Delete it: nothing changes.")
+    words = delete_words(family, site)
+    return before._replace(
+        tasks=(*before.tasks, command_task("Take the rule out of %s" % site.chain, words)),
+        commands=(*before.commands, shell(words)),
     )
 
 
@@ -408,7 +509,8 @@ def _for_source(family: Family, rule: Rule) -> t.Optional[Fix]:
         for published in (family.published_by_host_port.get(low, ()) if low == high else ())
         if published.dnat and not published.loopback and published.binding.protocol == rule.value("protocol")
     ]
-    return one_fix(family, "Say it in DOCKER-USER, for the container.", denied) if denied else None
+    description = "Say it in DOCKER-USER, for the container, and delete the rule that matches nothing."
+    return one_fix(family, description, denied) if denied else None
 
 
 def _loopback(family: Family, user: Callers, host: Callers) -> t.Iterator[Finding]:
@@ -421,7 +523,6 @@ def _loopback(family: Family, user: Callers, host: Callers) -> t.Iterator[Findin
             if field is None or not is_foreign(rule):
                 continue
             site = Site(name, position, position)
-            words = delete_words(family, site)
             yield Finding(
                 "never_read",
                 MEDIUM,
@@ -434,9 +535,5 @@ def _loopback(family: Family, user: Callers, host: Callers) -> t.Iterator[Findin
                     "comes in" if field == "in_interface" else "goes out",
                 ),
                 family.place(site),
-                fix=Fix(
-                    "Delete it: nothing changes.",
-                    (command_task("Take the rule out of %s" % name, words),),
-                    (shell(words),),
-                ),
+                fix=_without(family, site),
             )

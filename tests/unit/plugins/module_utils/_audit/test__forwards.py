@@ -174,6 +174,57 @@ def test_libnetwork_2651_the_zone_of_the_bridges() -> None:
     }
 
 
+# Packets that stay on a bridge ----------------------------------------------------------------------------------------
+
+NEAR = "172.17.0.2/32", "172.17.0.3/32"
+
+
+def bridged(rule: str, bridge_nf: bool = False) -> Document:
+    return with_rules(host("26.1", BOXES, bridge_nf=bridge_nf), IPV4, "filter", [rule])
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("-I DOCKER-USER -i docker0 -o docker0 -j DROP", ["db", "httpd"]),
+        ("-I DOCKER-USER -s %s -d %s -j DROP" % NEAR, ["db"]),
+        ("-I DOCKER-USER -s %s -d %s -i docker0 -p tcp --dport 3306 -j REJECT" % NEAR, ["db"]),
+        ("-I FORWARD -s 172.17.0.0/16 -d 172.17.0.3/32 -j DROP", ["db"]),
+    ],
+)
+def test_dfw_568_bridges_keep_their_packets(rule: str, names: t.List[str]) -> None:
+    """Kernel: with bridge-nf-call-iptables 0, iptables sees nothing of what stays on a bridge."""
+    finding = only(never_read, bridged(rule))
+    assert (finding.severity, finding.certainty) == ("medium", "definite")
+    assert "br_netfilter is not loaded" in finding.message
+    assert [(item.container, item.traffic) for item in finding.affected] == [
+        (name, "traffic between containers") for name in names
+    ]
+    assert finding.fix is not None
+    assert finding.fix.commands == ("modprobe br_netfilter", "sysctl -w net.bridge.bridge-nf-call-iptables=1")
+    assert found(never_read, bridged(rule, bridge_nf=True)) == []
+    assert (
+        "it is 0"
+        in only(never_read, edited(bridged(rule), sysctls={"net.bridge.bridge-nf-call-iptables": "0"})).message
+    )
+    assert found(never_read, edited(bridged(rule), sysctls=None)) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-I DOCKER-USER -i docker0 -j DROP",
+        "-I DOCKER-USER ! -i docker0 -o docker0 -j DROP",
+        "-I DOCKER-USER -d 172.17.0.3/32 -j DROP",
+        "-I DOCKER-USER -i docker0 -o docker0 -j ACCEPT",
+        "-I DOCKER-USER -s 172.17.0.2/32 -d 172.17.0.3/32 -i eth0 -j DROP",
+        "-I DOCKER-USER -s 172.17.0.2/32 -d 10.0.0.0/8 -j DROP",
+    ],
+)
+def test_other_packets_than_those_that_stay_on_a_bridge(rule: str) -> None:
+    assert not [item for item in found(never_read, bridged(rule)) if "bridge-nf" in item.message]
+
+
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_ufw_docker_12_the_other_direction(layout: str) -> None:
     """Its deny for the bridge is bound to what goes out to containers."""
