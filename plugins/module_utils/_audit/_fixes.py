@@ -39,6 +39,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, PolicyError, compile_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments, parse
+from ansible_collections.quaywall.docker.plugins.module_utils._walk import SOURCE
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
@@ -127,6 +128,9 @@ def _bindings(container: Container) -> t.Tuple[Binding, ...]:
 
 _Compiled = t.List[t.Tuple[str, t.Mapping[str, t.Sequence[Rule]]]]
 _Key = t.Tuple[bool, int, str]
+
+#: From so many rules on, those that do not matter are left out before they are read.
+_MANY = 200
 
 #: Stands for a policy's rule where there is none.
 _NOBODY = Rule(())
@@ -243,19 +247,23 @@ def effects(
     gone: t.Dict[str, t.Set[int]] = {}
     for site in delete:
         gone.setdefault(site.chain, set()).add(id(family.rule(site)))
+    wanted = {(item.container.id, item.binding.protocol, item.binding.container_port) for item in touched}
+    ports = [
+        (published, family.inbound(published))
+        for published in family.published
+        if (published.container.id, published.binding.protocol, published.binding.container_port) in wanted
+    ]
+    before = family.program()
+    rules = _that_matter(family, before, rules, [flow for _published, ways in ports for flow in ways])
     chains = dict(family.filter.chains)
     chains[DOCKER_USER] = Chain(DOCKER_USER, None, _without(rules, gone.get(DOCKER_USER, set())))
     for name, dead in gone.items():
         if name != DOCKER_USER:
             chains[name] = chains[name]._replace(rules=_without(chains[name].rules, dead))
-    before, after = family.program(), family.program().with_chains(chains, [DOCKER_USER, *gone])
-    wanted = {(item.container.id, item.binding.protocol, item.binding.container_port) for item in touched}
+    after = before.with_chains(chains, [DOCKER_USER, *gone])
     gains: t.List[str] = []
     loses: t.List[str] = []
-    for published in family.published:
-        if (published.container.id, published.binding.protocol, published.binding.container_port) not in wanted:
-            continue
-        ways = family.inbound(published)
+    for published, ways in ports:
         before_in, after_in = _accepted(family, before, ways), _accepted(family, after, ways)
         for words, change in ((gains, subtract(after_in, before_in)), (loses, subtract(before_in, after_in))):
             if change:
@@ -263,6 +271,24 @@ def effects(
                     "%s: %s over %s" % (family.peers_text(change), _port_text(published), FAMILY_TEXTS[family.name])
                 )
     return gains, loses
+
+
+def _that_matter(
+    family: Family, program: Program, rules: t.Sequence[Rule], flows: t.Sequence[Flow]
+) -> t.Sequence[Rule]:
+    """The rules of DOCKER-USER without those there now that none of the flows can match: few are left of thousands."""
+    chain = family.docker_user
+    if chain is None or len(rules) < _MANY:
+        return rules
+    lane = program.lane(DOCKER_USER, SOURCE)
+    kept = {
+        id(rule)
+        for flow in flows
+        for item in lane.candidates(flow, EVERYTHING[family.name])
+        for rule in chain.rules[item.position - 1 : item.last]
+    }
+    present = {id(rule) for rule in chain.rules}
+    return [rule for rule in rules if id(rule) in kept or id(rule) not in present]
 
 
 def _without(rules: t.Sequence[Rule], dead: t.Set[int]) -> t.Tuple[Rule, ...]:

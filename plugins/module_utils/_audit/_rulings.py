@@ -74,7 +74,7 @@ _MOST_ROUNDS = 20
 _LOW_PORTS = (1024, 32767)
 _LOW_PORTS_REASON = "whether the container sends from a port below 32768, as dnsmasq does"
 #: Rules that may be read again to find out what fixes do: of a host with so many rules not every finding has one.
-_MOST_TRIED = 30000
+_MOST_TRIED = 300000
 #: Bits of a source's prefix from which on it is some sources, and not just about everybody.
 _NARROW = 4
 
