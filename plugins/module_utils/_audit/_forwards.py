@@ -248,8 +248,8 @@ class OwnForward:
             rule = self.callers.rule(item)
             if rule.value("in_interface") in bridges:
                 return True
-            source = rule.value("source")
-            if source is not None and overlaps(of_network(source), subnets):
+            source = _network(rule, "source")
+            if source is not None and overlaps(source, subnets):
                 return True
         return False
 
@@ -333,19 +333,24 @@ def wrong_interfaces(family: Family, own: OwnForward) -> t.Iterator[Finding]:
                         yield from _unheard(family, site, rule, coming.get(name), going.get(name))
 
 
+def _network(rule: Rule, name: str) -> t.Optional[Intervals]:
+    """The addresses that a rule asks for; None if it does not, or by a mask that no list can tell."""
+    value = rule.value(name)
+    try:
+        return None if value is None else of_network(value)
+    except ValueError:
+        return None
+
+
 def _contradiction(
     family: Family, rule: Rule, ends: t.Optional[t.FrozenSet[str]], interface: str, address: str
 ) -> t.Optional[t.List[str]]:
     """The bridges of Docker's that a rule is bound to, if none of their networks has the address that it asks for."""
     named = rule.value(interface)
     names = frozenset((named,)) if named is not None else ends
-    value = rule.value(address)
+    wanted = _network(rule, address)
     bridges = family.survey.networks_by_bridge
-    if not names or value is None or not all(name in bridges for name in names):
-        return None
-    try:
-        wanted = of_network(value)
-    except ValueError:
+    if not names or wanted is None or not all(name in bridges for name in names):
         return None
     behind: t.List[t.Any] = []
     for name in names:
@@ -373,15 +378,15 @@ def _unheard(
     bridge = _one_bridge(family, rule, coming, going)
     if bridge is None:
         return
-    source, destination = rule.value("source"), rule.value("destination")
-    wanted = EVERYTHING[family.name] if destination is None else of_network(destination)
+    source = _network(rule, "source")
+    wanted = EVERYTHING[family.name] if rule.value("destination") is None else _network(rule, "destination") or ()
     near = [item for item in family.endpoints if item.bridge == bridge]
     reached = [item for item in near if overlaps(wanted, ((item.number, item.number),))]
     if len(near) < 2 or not reached:
         return
     network = survey.networks_by_bridge[bridge].name
     setting = "net.bridge.bridge-nf-call-%stables" % ("ip6" if family.name == IPV6 else "ip")
-    peers = "containers of network %s" % network if source is None else family.peers_text(of_network(source))
+    peers = "containers of network %s" % network if source is None else family.peers_text(source)
     names = listed([item.container.name for item in reached])
     words = (["modprobe", "br_netfilter"], ["sysctl", "-w", setting + "=1"])
     yield Finding(
@@ -426,7 +431,7 @@ def _one_bridge(
     into, out = rule.value("in_interface"), rule.value("out_interface")
     first = coming if into is None else frozenset((into,))
     last = going if out is None else frozenset((out,))
-    source, destination = rule.value("source"), rule.value("destination")
+    source, destination = _network(rule, "source"), _network(rule, "destination")
     for bridge, network in family.survey.networks_by_bridge.items():
         named = frozenset((bridge,))
         if first == last == named:
@@ -439,7 +444,7 @@ def _one_bridge(
             if (":" in subnet) == (family.name == IPV6)
             for piece in of_network(subnet)
         )
-        if subnets and covers(subnets, join((*of_network(source), *of_network(destination)))):
+        if subnets and covers(subnets, join((*source, *destination))):
             return bridge
     return None
 
