@@ -112,7 +112,7 @@ def test_the_fix_puts_the_jump_first(host: Host, variant: str, family: str, forw
     """In the variant that Docker uses, whichever the plain name means."""
     load(host, variant, family, docker_table(["-s 192.0.2.9/32 -j DROP"] if family == IPV4 else [], forward))
     other = "legacy" if variant == "nft" else "nft"
-    document = {
+    document: dict[str, t.Any] = {
         "quaywall_snapshot": 1,
         "iptables": {
             # The plain name means the other variant, so that the commands must name theirs.
@@ -137,7 +137,7 @@ def test_the_fix_puts_the_jump_first(host: Host, variant: str, family: str, forw
     }
     # Docker's chain is empty here: so that something gets in behind it, it accepts.
     host.run(tool(family, variant), "-w", "10", "-A", "DOCKER-FORWARD", "-j", "ACCEPT")
-    document["iptables"][family][variant] = save(host, variant, family).decode()  # type: ignore[index]
+    document["iptables"][family][variant] = save(host, variant, family).decode()
     survey = Survey(from_json(document))
     (finding,) = [*jump_missing(survey), *jump_not_first(survey)]
     assert finding.fix is not None
