@@ -411,7 +411,7 @@ class Family:
                 if address is None or ranges[0][0] != ranges[0][1]:
                     continue
                 host = rule.value("destination")
-                entry = (of_network(host) if host else None, address, port or ranges[0][0])
+                entry = (_hosts(host) if host else None, address, port or ranges[0][0])
                 found.setdefault((rule.value("protocol") or "", ranges[0][0]), []).append(entry)
         return found
 
@@ -724,6 +724,14 @@ def _destination(target: str) -> t.Tuple[t.Optional[int], int]:
         return int(ipaddress.ip_address(address)), int(port.lstrip(":") or "0")
     except ValueError:
         return None, 0
+
+
+def _hosts(value: str) -> t.Optional[Intervals]:
+    """The addresses that a DNAT is for; None where a mask that is no prefix leaves too many pieces."""
+    try:
+        return of_network(value)
+    except ValueError:
+        return None
 
 
 def _entry(entry: str) -> Intervals:

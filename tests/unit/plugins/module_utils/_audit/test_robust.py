@@ -36,7 +36,7 @@ from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     large,
     with_rules,
 )
-from ansible_collections.quaywall.docker.tests.unit.support import known_rules
+from ansible_collections.quaywall.docker.tests.unit.support import any_text, known_rules
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Finding, Fix
@@ -194,6 +194,32 @@ HOSTILE = (
     "'",
     "\u00e4",
 )
+#: What iptables takes and few expect, and what somebody may have written into a dump.
+ODD = (
+    "-s 172.0.0.2/255.0.0.255 -j DROP",
+    "-s 172.17.0.2/255.255.0.255 -d 172.17.0.0/255.0.255.0 -i docker0 -o docker0 -j DROP",
+    "-d 172.17.0.2/255.255.0.255 -p tcp -m tcp --dport 8080 -j DROP",
+    "! -d 172.17.0.2/255.255.0.255 -i eth0 -p tcp -m tcp --dport 8080 -j ACCEPT",
+    "-s 172.0.0.2/255.0.0.255 -i eth0 -p tcp -m multiport --dports 80,443:445 -j RETURN",
+    "-s shop.example -d ::1 -j DROP",
+    "-p tcp -m conntrack --ctorigdst ::1 --ctorigdstport 8080 -j DROP",
+    "-p tcp -m conntrack --ctorigdst 203.0.113.0/255.255.0.255 --ctorigdstport 8080 -j DROP",
+    "-p tcp -m tcp --dport 8080 -j DROP -s 192.0.2.1",
+    "-m iprange --src-range 10.0.0.9-10.0.0.1 -j DROP",
+    "-m set --match-set nobody src,dst -j DROP",
+    "-m set ! --match-set crowdsec-blacklists-0 src -j DROP",
+    "-p tcp -m multiport ! --dports 80,8080 -j DROP",
+    "-p tcp -m tcp --dport 0:65535 -j REJECT --reject-with tcp-reset",
+    "-i eth+ ! -o docker+ -j DROP",
+    "-i docker0 -o docker0 -j DROP",
+    "-p 6 -j DROP",
+    "-j NFQUEUE --queue-num 1",
+    "-p tcp -m tcp --dport 8080 -j DNAT --to-destination [::1]:99999",
+    "-p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2-172.17.0.9:80-90",
+    "-p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 9000",
+    "-d 203.0.0.1/255.0.0.255 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:8080",
+    "-s 172.0.0.2/255.0.0.255 -j MASQUERADE",
+)
 hostile_texts = st.sampled_from(HOSTILE)
 table_names = st.sampled_from(("filter", "nat", "raw", "mangle", "x"))
 chain_names = st.sampled_from(
@@ -208,11 +234,15 @@ def more_rules(draw: t.Any) -> t.Tuple[str, str, t.List[str]]:
     lines = []
     for _number in range(draw(st.integers(1, 6))):
         chain = draw(chain_names)
-        kind = draw(st.sampled_from(("rule", "rule", "jump", "goto", "empty", "comment")))
+        kind = draw(st.sampled_from(("rule", "rule", "jump", "goto", "empty", "comment", "odd", "words")))
         if kind == "rule":
             rule = draw(known_rules(family)).render()
         elif kind == "empty":
             rule = ""
+        elif kind == "odd":
+            rule = draw(st.sampled_from(ODD))
+        elif kind == "words":
+            rule = draw(any_text).replace("\n", " ")
         elif kind == "comment":
             rule = '-p tcp -m tcp --dport 8080 -m comment --comment "x\nCOMMIT\n*filter\n-A y" -j DROP'
         else:
@@ -390,6 +420,17 @@ def _circle() -> Document:
 @given(documents())
 def test_any_snapshot(document: Document) -> None:
     assert_lawful(document, hostile=True)
+
+
+@pytest.mark.parametrize("chain", ["DOCKER-USER", "FORWARD", "INPUT", "DOCKER", "MINE"])
+@pytest.mark.parametrize("rule", ODD)
+def test_odd_rules(rule: str, chain: str) -> None:
+    for base in bases()[:2]:
+        lines = [":MINE - [0:0]", "-A %s %s" % (chain, rule), "-A DOCKER-USER -j MINE"]
+        table = "nat" if "--to-" in rule or "MASQUERADE" in rule else "filter"
+        document = _with_lines(copy.deepcopy(base), IPV4, table, lines)
+        text = "*%s\n:DOCKER-USER - [0:0]\n:MINE - [0:0]\n-A %s %s\nCOMMIT\n" % (table, chain, rule)
+        assert_lawful(edited(document, saved={"/etc/iptables/rules.v4": text}))
 
 
 @pytest.mark.parametrize("number", range(len(bases())))
