@@ -69,6 +69,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._walk import RETUR
 
 _VERBS = {"ACCEPT": "accepts", RETURN: "returns", "DROP": "drops", "REJECT": "rejects", "TARPIT": "holds"}
 _MOST_PROBES = 32
+_MOST_LOOKS = 50
 _DEFAULT_ROUTES = ("0.0.0.0/0", "::/0")
 
 
@@ -376,7 +377,7 @@ def jump_window(survey: Survey) -> t.Iterator[Finding]:
     for family in survey.families:
         if not (_manages(family) and family.jumps):
             continue
-        affected, unsure = _guarded_by_the_jump_alone(family)
+        affected, unsure, stay = _guarded_by_the_jump_alone(family)
         if not affected:
             continue
         names = dict.fromkeys("%s (%s)" % (item.container, item.published) for item in affected)
@@ -384,13 +385,14 @@ def jump_window(survey: Survey) -> t.Iterator[Finding]:
         yield Finding(
             "jump_window",
             LOW,
-            "%s (%s). Who connects in such a moment to %s gets in, and stays in, as established connections pass."
+            "%s (%s). Who connects in such a moment to %s gets in%s."
             " As long as nothing guards these moments in mangle FORWARD, which Docker leaves alone, %s only when nobody"
             " can connect."
             % (
                 when,
                 FAMILY_TEXTS[family.name],
                 listed(list(names)),
+                ", and stays in, as established connections pass" if stay else "",
                 "make networks" if engine.version < (28,) else "restart Docker",
             ),
             family.place(Site(FORWARD, jump, jump)),
@@ -399,12 +401,17 @@ def jump_window(survey: Survey) -> t.Iterator[Finding]:
         )
 
 
-def _guarded_by_the_jump_alone(family: Family) -> t.Tuple[t.Tuple[Affected, ...], t.Tuple[str, ...]]:
-    """Published ports that DOCKER-USER closes to somebody and mangle FORWARD does not, and what that hangs on."""
+def _guarded_by_the_jump_alone(family: Family) -> t.Tuple[t.Tuple[Affected, ...], t.Tuple[str, ...], bool]:
+    """Published ports that DOCKER-USER closes to somebody and mangle FORWARD does not, and what that hangs on.
+
+    And whether a connection that was made while DOCKER-USER was not read is left alone when it is read again.
+    """
     affected: t.Dict[Affected, None] = {}
     reasons: t.List[str] = []
     sure = False
     texts: t.Dict[Intervals, str] = {}
+    stay = False
+    looks = _MOST_LOOKS
     guarded = FORWARD in family.table("mangle").chains
     for published in family.published:
         peers, unsure = (NOTHING, ()) if published.loopback else kept_out(family, published)
@@ -418,7 +425,21 @@ def _guarded_by_the_jump_alone(family: Family) -> t.Tuple[t.Tuple[Affected, ...]
             affected[published.affected(peers=texts[peers])] = None
             sure = sure or not unsure
             reasons += unsure
-    return tuple(affected), () if sure else tuple(dict.fromkeys(reasons))
+            if not stay and looks:
+                looks -= 1
+                stay = _stays(family, published, peers)
+    return tuple(affected), () if sure else tuple(dict.fromkeys(reasons)), stay
+
+
+def _stays(family: Family, published: Published, peers: Intervals) -> bool:
+    """True if packets of an established connection pass DOCKER-USER for one of those who may make none."""
+    return any(
+        not outcome.denies
+        for flow in family.inbound(published)
+        for outcome in family.walk(
+            flow._replace(states=(flow.states - {"NEW"}) | {"ESTABLISHED"}, flags=(frozenset(("ACK",)),)), within=peers
+        )
+    )
 
 
 # Rules that nothing is left for --------------------------------------------------------------------------------------

@@ -251,6 +251,21 @@ def test_nothing_is_open_in_these_moments(rules: t.List[str], guards: t.List[str
     assert found(jump_window, with_rules(document, IPV4, "mangle", guards) if guards else document) == []
 
 
+@pytest.mark.parametrize(
+    ("rules", "stays"),
+    [
+        (["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", GUARD], True),
+        (["-i eth0 -p tcp -m conntrack --ctstate NEW -j DROP"], True),
+        (["-d 172.17.0.0/16 -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j DROP"], True),
+        ([GUARD], False),
+        (["-i eth0 -j DROP", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"], False),
+    ],
+)
+def test_who_got_in_may_be_stopped_afterwards(rules: t.List[str], stays: bool) -> None:
+    """Kernel facts 5: all that got in still carried data where ESTABLISHED comes first."""
+    assert ("stays in" in only(jump_window, small(*rules, engine="26.1")).message) == stays
+
+
 def test_a_guard_for_some_is_no_guard_for_others() -> None:
     document = small(GUARD, ORIGINAL % 8080, engine="26.1")
     finding = only(jump_window, with_rules(document, IPV4, "mangle", ["-A FORWARD " + GUARD]))
