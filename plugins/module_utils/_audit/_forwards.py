@@ -39,6 +39,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage im
     peers_in,
     peers_text,
     port_text,
+    rules_text,
     verdict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._policies import Denied
@@ -177,11 +178,12 @@ class OwnForward:
         return Finding(
             "never_read",
             MEDIUM,
-            "Rule %d of FORWARD (%s) does not see connections to %s: Docker's rules, which accept them, are read"
-            " before. What is to be denied of Docker's traffic belongs into DOCKER-USER."
+            "%s (%s) %s not see connections to %s: Docker's rules, which accept them, are read before. What is to be"
+            " denied of Docker's traffic belongs into DOCKER-USER."
             % (
-                top.position,
+                rules_text(top),
                 FAMILY_TEXTS[family.name],
+                "does" if top.last == top.position else "do",
                 listed([port_text(items[0].published) for items in ports.values()]),
             ),
             self._place(top),

@@ -33,6 +33,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage im
     peers_text,
     port_text,
     public,
+    rules_text,
     share,
     verdict,
 )
@@ -259,12 +260,12 @@ class Input:
         return Finding(
             "never_read",
             MEDIUM,
-            "Rule %d of %s (%s) is to %s connections%s to %s, but INPUT is for services of the host itself: %s"
+            "%s (%s) %s to %s connections%s to %s, but INPUT is for services of the host itself: %s"
             " and forwards the connection, which INPUT never sees. Open all the same: %s."
             % (
-                site.position,
-                site.chain,
+                rules_text(site),
                 FAMILY_TEXTS[family.name],
+                "is" if site.last == site.position else "are",
                 verb,
                 "" if whom == "anyone" else " of %s" % whom,
                 "port%s %s" % ("" if len(ports) == 1 else "s", listed([str(port) for port in ports])),
@@ -294,7 +295,7 @@ class Input:
             "%s (%s) keeps %s from the host itself only: it is read from INPUT, and connections to published ports are"
             " forwarded and never pass there. Open to them all the same: %s. Have DOCKER-USER read the same bans."
             % (
-                "Rule %d of %s" % (site.position, chain) if site is not None else "Chain %s" % chain,
+                rules_text(site) if site is not None else "Chain %s" % chain,
                 FAMILY_TEXTS[family.name],
                 whom,
                 self._words(stopped),
@@ -349,11 +350,10 @@ class Input:
         return Finding(
             "never_read",
             INFO,
-            "Rule %d of %s (%s) allows a port that Docker forwards: it does not decide about %s, neither to open nor,"
+            "%s (%s) allows a port that Docker forwards: it does not decide about %s, neither to open nor,"
             " once it is gone, to close."
             % (
-                site.position,
-                site.chain,
+                rules_text(site),
                 FAMILY_TEXTS[family.name],
                 listed([port_text(published) for published in ports]),
             ),

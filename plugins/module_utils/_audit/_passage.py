@@ -116,6 +116,13 @@ def names_port(rule: Rule, port: int) -> bool:
     return False
 
 
+def rules_text(site: Site) -> str:
+    """C(Rule 4 of INPUT), or C(Rules 4 to 9 of INPUT) for a run of like rules that was taken as one."""
+    if site.last > site.position:
+        return "Rules %d to %d of %s" % (site.position, site.last, site.chain)
+    return "Rule %d of %s" % (site.position, site.chain)
+
+
 def port_text(published: Published) -> str:
     return "%s (%s)" % (published.container.name, published.text)
 

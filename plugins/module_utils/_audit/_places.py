@@ -53,16 +53,34 @@ def docker_chain_edited(survey: Survey) -> t.Iterator[Finding]:
     for family in survey.families:
         if family.dump is None:
             continue
+        stopped: t.Optional[_Stopped] = None
         for table, name in CHAINS:
             chain = family.table(table).chains.get(name)
             for position, rule in enumerate(chain.rules if chain is not None else (), 1):
-                site = Site(name, position, position)
                 why = ""
                 if is_of_docker(table, name, rule, family.name):
                     why = _no_dnat_of_docker(family, rule) if (table, name) == ("nat", "DOCKER") else ""
                     if not why:
                         continue
-                yield _edited(family, table, site, rule, why)
+                if stopped is None:
+                    stopped = _stopped_by(family)
+                yield _edited(family, table, Site(name, position, position), rule, why, stopped)
+
+
+#: By the place of a rule, the published ports that it closes, and to whom.
+_Stopped = t.Dict[t.Tuple[str, int], t.List[t.Tuple[Published, Intervals]]]
+
+
+def _stopped_by(family: Family) -> _Stopped:
+    found: _Stopped = {}
+    for published in family.published:
+        for flow in family.inbound(published) if not published.loopback else ():
+            for outcome in family.walk(flow, FORWARD, EVERYTHING[family.name]):
+                site = outcome.site
+                # Of a run of like rules that was taken as one nobody knows which of them it was.
+                if site is not None and site.last == site.position and outcome.denies and not outcome.reasons:
+                    found.setdefault((site.chain, site.position), []).append((published, outcome.peers))
+    return found
 
 
 def _no_dnat_of_docker(family: Family, rule: Rule) -> str:
@@ -92,7 +110,7 @@ def _has_proxy(family: Family) -> bool:
     )
 
 
-def _edited(family: Family, table: str, site: Site, rule: Rule, why: str) -> Finding:
+def _edited(family: Family, table: str, site: Site, rule: Rule, why: str, stopped: _Stopped) -> Finding:
     message = (
         "Rule %d of %s in table %s (%s) is not Docker's%s. Docker empties this chain and fills it anew when it starts,"
         % (
@@ -107,7 +125,7 @@ def _edited(family: Family, table: str, site: Site, rule: Rule, why: str) -> Fin
     made: t.Optional[Fix] = None
     if table == "filter":
         message += " Rules of yours belong into DOCKER-USER."
-        made = _instead(family, site, rule)
+        made = _instead(family, site, rule, stopped.get((site.chain, site.position), ()))
     elif rule.target == "DNAT":
         message += " Publish the port with the container instead (-p)."
     return Finding(
@@ -119,21 +137,18 @@ def _edited(family: Family, table: str, site: Site, rule: Rule, why: str) -> Fin
     )
 
 
-def _instead(family: Family, site: Site, rule: Rule) -> t.Optional[Fix]:
+def _instead(
+    family: Family, site: Site, rule: Rule, stopped: t.Sequence[t.Tuple[Published, Intervals]]
+) -> t.Optional[Fix]:
     """Policies that stop the same people, if all that the rule stops are published ports."""
-    if rule.target not in DENYING:
-        return None
-    stopped: t.Dict[t.Tuple[str, Binding], t.List[t.Tuple[Published, Intervals]]] = {}
-    for published in family.published:
-        for flow in family.inbound(published) if not published.loopback else ():
-            for outcome in family.walk(flow, FORWARD, EVERYTHING[family.name]):
-                if outcome.site is not None and outcome.site[:2] == site[:2] and not outcome.reasons:
-                    stopped.setdefault(key(published), []).append((published, outcome.peers))
-    if not stopped:
+    by_port: t.Dict[t.Tuple[str, Binding], t.List[t.Tuple[Published, Intervals]]] = {}
+    for published, peers in stopped:
+        by_port.setdefault(key(published), []).append((published, peers))
+    if rule.target not in DENYING or not by_port:
         return None
     denied = [
         Denied(items[0][0], join(piece for _published, peers in items for piece in peers), verdict=verdict(rule))
-        for items in stopped.values()
+        for items in by_port.values()
     ]
     interface = rule.value("in_interface") or ""
     found = one_fix(
