@@ -425,12 +425,11 @@ def test_any_snapshot(document: Document) -> None:
 @pytest.mark.parametrize("chain", ["DOCKER-USER", "FORWARD", "INPUT", "DOCKER", "MINE"])
 @pytest.mark.parametrize("rule", ODD)
 def test_odd_rules(rule: str, chain: str) -> None:
-    for base in bases()[:2]:
-        lines = [":MINE - [0:0]", "-A %s %s" % (chain, rule), "-A DOCKER-USER -j MINE"]
-        table = "nat" if "--to-" in rule or "MASQUERADE" in rule else "filter"
-        document = _with_lines(copy.deepcopy(base), IPV4, table, lines)
-        text = "*%s\n:DOCKER-USER - [0:0]\n:MINE - [0:0]\n-A %s %s\nCOMMIT\n" % (table, chain, rule)
-        assert_lawful(edited(document, saved={"/etc/iptables/rules.v4": text}))
+    lines = [":MINE - [0:0]", "-A %s %s" % (chain, rule), "-A DOCKER-USER -j MINE"]
+    table = "nat" if "--to-" in rule or "MASQUERADE" in rule else "filter"
+    document = _with_lines(copy.deepcopy(bases()[0]), IPV4, table, lines)
+    text = "*%s\n:DOCKER-USER - [0:0]\n:MINE - [0:0]\n-A %s %s\nCOMMIT\n" % (table, chain, rule)
+    assert_lawful(edited(document, saved={"/etc/iptables/rules.v4": text}))
 
 
 @pytest.mark.parametrize("number", range(len(bases())))
