@@ -362,10 +362,11 @@ def _interface_wide(rulings: Rulings) -> t.List[t.Tuple[Ruling, t.List[Stopped]]
 
 def _interface_wide_finding(rulings: Rulings, ruling: Ruling, items: t.Sequence[Stopped]) -> Finding:
     scope = next(scope for scope in ruling.scopes if scope.in_interface)
+    some = any(item.order < ruling.order for item in rulings.established)
     return Finding(
         check="replies_or_egress_hit",
         severity=HIGH,
-        message="%s %s what comes in %sthrough %s%s, and no rule before it lets established connections pass. So it "
+        message="%s %s what comes in %sthrough %s%s, and no rule before it lets %sestablished connections pass. So it "
         "also stops %s."
         % (
             rulings.rule_text(ruling),
@@ -373,6 +374,7 @@ def _interface_wide_finding(rulings: Rulings, ruling: Ruling, items: t.Sequence[
             "not " if scope.in_negated else "",
             scope.in_interface,
             " from others than it names" if scope.sources is not None else "",
+            "all " if some else "",
             _answers_text(items),
         ),
         place=rulings.family.place(ruling.site),

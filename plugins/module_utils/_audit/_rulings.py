@@ -816,7 +816,13 @@ class Rulings:
             return False
         if outcome.reasons and not any(scope.wide for scope in ruling.scopes):
             return False  # a few of the ports that answers may be for
-        return published is not None or not all(scope.named_sources for scope in ruling.scopes)
+        if published is None:
+            return not all(scope.named_sources for scope in ruling.scopes)
+        # Who names single machines out there means them: they are no clients of a published port.
+        return not all(
+            scope.destinations is not None and all(low == high for low, high in scope.destinations)
+            for scope in ruling.scopes
+        )
 
     # Words
 

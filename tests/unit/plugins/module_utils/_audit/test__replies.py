@@ -221,12 +221,21 @@ def test_no_rule_lets_answers_pass(rules: t.Sequence[str], containers: t.Sequenc
         ["-s 198.51.100.66 -j DROP"],
         ["-s 10.0.0.0/8 -j REJECT"],
         ["-m set --match-set banned src -j DROP"],
+        # What containers must not reach, and who is no client.
+        ["-d 169.254.169.254 -j DROP"],
+        ["-i docker0 -d 192.0.2.25 -p tcp -j REJECT"],
         # Containers may not open it at all, so nothing answers.
         ["-i docker0 -p udp -j DROP", "-i docker0 -o eth0 -p tcp --syn -j DROP"],
     ],
 )
 def test_answers_pass(rules: t.Sequence[str]) -> None:
     assert said(pair(*rules)) == []
+
+
+def test_docker_s_documented_rule_for_tcp_leaves_answers_to_udp_out() -> None:
+    document = pair("-p tcp -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", "-i eth0 -j DROP")
+    assert "no rule before it lets all established connections pass" in only(replies_or_egress_hit, document).message
+    assert "lets established" in only(replies_or_egress_hit, pair("-i eth0 -j DROP")).message
 
 
 def test_a_policy_of_ours_stops_answers_as_any_rule_does() -> None:
