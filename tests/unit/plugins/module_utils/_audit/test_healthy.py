@@ -361,6 +361,47 @@ def test_policies_past_which_docker_proxy_serves() -> None:
     assert_says(with_policies(host("28.5", boxes), *POLICIES["container, accept"]), "proxy_bypass")
 
 
+# A person's rules ------------------------------------------------------------------------------------------------
+
+ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+SYN = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+RECENT = "--name D --mask 255.255.255.255 --rsource"
+
+IDIOMS: t.Dict[str, t.List[str]] = {
+    "Docker's documentation, with what it says about replies": [ESTABLISHED, "-i eth0 ! -s 192.0.2.0/24 -j DROP"],
+    "the same by range": [ESTABLISHED, "-i eth0 -m iprange ! --src-range 192.0.2.1-192.0.2.9 -j DROP"],
+    "by what was asked for": [
+        ESTABLISHED,
+        "-p tcp -m conntrack --ctorigdst 203.0.113.1 --ctorigdstport 8080 --ctdir ORIGINAL -j ACCEPT",
+        "-i eth0 -j DROP",
+    ],
+    "all but one port, new connections": [
+        "-i eth0 -p tcp -m conntrack --ctstate DNAT --ctorigdstport 8080 --ctdir ORIGINAL -j RETURN",
+        "-i eth0 -m conntrack --ctstate NEW -j DROP",
+    ],
+    "other networks of the host": ["-i eth1 -o eth0 -j ACCEPT"],
+    "a few at a time": ["-i eth0 %s -m connlimit --connlimit-above 20 --connlimit-mask 32 -j REJECT" % SYN],
+    "not too often": [
+        "-i eth0 -p tcp -m conntrack --ctstate NEW -m recent --set " + RECENT,
+        "-i eth0 -p tcp -m conntrack --ctstate NEW -m recent --update --seconds 60 --hitcount 20 %s -j DROP" % RECENT,
+    ],
+    "some countries": [ESTABLISHED, "-i eth0 -m set ! --match-set allowed src -j DROP"],
+    "no nonsense": ["-m conntrack --ctstate INVALID -j DROP"],
+    "a log": ["-i eth0 -m limit --limit 5/min -j LOG --log-prefix in "],
+    "bans": ["-s 198.51.100.7/32 -j DROP", "-s 198.51.100.128/25 -j REJECT"],
+    "no metadata of the cloud": ["-d 169.254.169.254/32 -j DROP"],
+    "no mail from here": ["-i docker0 ! -o docker0 -p tcp -m tcp --dport 25 -j REJECT"],
+    "no private networks from here": [ESTABLISHED, "-i docker0 ! -o docker0 -d 10.0.0.0/8 -j REJECT"],
+}
+
+
+@pytest.mark.parametrize("name", IDIOMS)
+def test_rules_that_do_what_they_say(name: str) -> None:
+    boxes = [Box("httpd", "0.0.0.0:8080:80"), Box("admin", "0.0.0.0:9000:8080")]
+    sets = "create allowed hash:net family inet hashsize 1024 maxelem 65536\nadd allowed 203.0.113.0/24\n"
+    assert_only(edited(host("28.5", boxes, IDIOMS[name]), ipsets=sets))
+
+
 # Other tools -----------------------------------------------------------------------------------------------------
 
 #: Private addresses inside, and nothing that is for the office alone.
