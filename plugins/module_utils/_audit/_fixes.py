@@ -287,8 +287,14 @@ def _that_matter(
         for item in lane.candidates(flow, EVERYTHING[family.name])
         for rule in chain.rules[item.position - 1 : item.last]
     }
-    present = {id(rule) for rule in chain.rules}
+    present = _present(family)
     return [rule for rule in rules if id(rule) in kept or id(rule) not in present]
+
+
+@functools.lru_cache(maxsize=4)
+def _present(family: Family) -> t.FrozenSet[int]:
+    """The rules of DOCKER-USER, by identity: the family keeps them."""
+    return frozenset(map(id, family.docker_user.rules if family.docker_user is not None else ()))
 
 
 def _without(rules: t.Sequence[Rule], dead: t.Set[int]) -> t.Tuple[Rule, ...]:
@@ -302,10 +308,6 @@ def _port_text(published: Published) -> str:
 def _accepted(family: Family, program: Program, ways: t.Sequence[Flow]) -> Intervals:
     """Who may get through filter FORWARD by any of the ways in."""
     everybody = EVERYTHING[family.name]
-    return join(
-        piece
-        for flow in ways
-        for outcome in program.walk(FORWARD, flow, everybody)
-        if not outcome.denies
-        for piece in outcome.peers
-    )
+    found = [outcome.peers for flow in ways for outcome in program.walk(FORWARD, flow, everybody) if not outcome.denies]
+    # What a list of banned addresses leaves has thousands of pieces.
+    return found[0] if len(found) == 1 else join(piece for peers in found for piece in peers)

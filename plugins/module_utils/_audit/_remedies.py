@@ -299,10 +299,15 @@ def _names_port(rule: Rule) -> bool:
 
 
 def _twins(rulings: Rulings, site: Site) -> t.List[Site]:
-    family = rulings.family
-    fields = family.rule(site).fields
-    rules = family.filter.chains[site.chain].rules
-    return [Site(site.chain, position, position) for position, rule in enumerate(rules, 1) if rule.fields == fields]
+    """The rules of the same chain that say the same, the rule itself among them."""
+    kept: t.Dict[str, t.Dict[t.Any, t.List[int]]] = vars(rulings).setdefault("twins", {})
+    if site.chain not in kept:
+        positions: t.Dict[t.Any, t.List[int]] = {}
+        for position, rule in enumerate(rulings.family.filter.chains[site.chain].rules, 1):
+            positions.setdefault(rule.fields, []).append(position)
+        kept[site.chain] = positions
+    same = kept[site.chain][rulings.family.rule(site).fields]
+    return [Site(site.chain, position, position) for position in same]
 
 
 def fix(
