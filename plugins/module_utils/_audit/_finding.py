@@ -95,7 +95,7 @@ class Finding(t.NamedTuple):
         parts = [self.check, self.subject]
         if place is not None:
             parts += [place.family, place.table, place.chain, place.rule]
-        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def to_result(self) -> t.Dict[str, t.Any]:
         """The finding as a module returns it."""
