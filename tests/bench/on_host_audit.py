@@ -24,7 +24,7 @@ def main() -> None:
     given = pathlib.Path(snapshot + ".arguments")
     given.write_text(arguments, encoding="utf-8")
     measured = []
-    for _ in range(int(repetitions)):
+    for _turn in range(int(repetitions)):
         with given.open("rb") as stdin, open(snapshot + ".result", "wb") as stdout:
             start = time.perf_counter()
             process = subprocess.Popen(command, stdin=stdin, stdout=stdout)

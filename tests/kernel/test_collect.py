@@ -301,7 +301,7 @@ def test_interfaces_routes_and_sockets(host: Host) -> None:
     def listen() -> list[socket.socket]:
         found = [socket.create_server(("127.0.0.1", 8080)), socket.create_server(("::", 8081), family=socket.AF_INET6)]
         client = socket.create_connection(("127.0.0.1", 8080))
-        waiting = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        waiting = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _number in range(2)]
         waiting[0].bind(("0.0.0.0", 53))
         waiting[1].bind(("127.0.0.1", 54))
         waiting[1].connect(("127.0.0.1", 55))

@@ -38,7 +38,7 @@ _STATES = ("", "", "", "-m conntrack --ctstate NEW", "-m conntrack --ctdir ORIGI
 def pair() -> Iterator[tuple[Host, Host]]:
     """A host, and a neighbour with several addresses that are routed there."""
     with ExitStack() as stack:
-        host, client = (stack.enter_context(Host()) for _ in range(2))
+        host, client = (stack.enter_context(Host()) for _turn in range(2))
         host.ip(
             "link add eth0 type veth peer name eth0 netns %s\naddress add %s/24 dev eth0\nlink set eth0 up\n"
             % (client.network, HERE)
@@ -77,8 +77,8 @@ def test_a_rule_that_nothing_is_left_for_counts_no_packet(pair: tuple[Host, Host
     chance = random.Random(seed)
     dead = 0
     for _number in range(4):
-        main = [_rule(chance, "DROP", "ACCEPT", "RETURN", "LOWER") for _ in range(7)]
-        lower = [_rule(chance, "DROP", "ACCEPT", "RETURN") for _ in range(4)]
+        main = [_rule(chance, "DROP", "ACCEPT", "RETURN", "LOWER") for _turn in range(7)]
+        lower = [_rule(chance, "DROP", "ACCEPT", "RETURN") for _turn in range(4)]
         lines = ["*filter", ":INPUT ACCEPT [0:0]", ":MAIN - [0:0]", ":LOWER - [0:0]", "-A INPUT -j MAIN"]
         lines += ["-A MAIN " + rule for rule in main] + ["-A LOWER " + rule for rule in lower]
         load(host, variant, IPV4, "\n".join([*lines, "COMMIT", ""]))

@@ -108,7 +108,7 @@ def port_only_deny(survey: Survey) -> t.Iterator[Finding]:
 def _port_only(rulings: Rulings, ruling: Ruling) -> t.Iterator[Finding]:
     hits = [hit for hit in rulings.hits.get(ruling.site, ()) if by_port(ruling.scope_for(hit.published))]
     missed = rulings.in_vain(ruling)
-    scope = next(scope for scope in ruling.scopes if by_port(scope))
+    scope = next((scope for scope in ruling.scopes if by_port(scope)), ruling.scope)
     outcomes = [hit.outcome for hit in hits]
     if not hits:
         outcomes = _on_stranger(rulings, ruling, scope)

@@ -381,7 +381,7 @@ def jump_window(survey: Survey) -> t.Iterator[Finding]:
         if not affected:
             continue
         names = dict.fromkeys("%s (%s)" % (item.container, item.published) for item in affected)
-        jump = next(position for position, rule in enumerate(family.filter.chains[FORWARD].rules, 1) if is_jump(rule))
+        jump = [is_jump(rule) for rule in family.filter.chains[FORWARD].rules].index(True) + 1
         yield Finding(
             "jump_window",
             LOW,

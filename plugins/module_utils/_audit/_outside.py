@@ -236,7 +236,7 @@ def swarm_ingress(survey: Survey) -> t.Iterator[Finding]:
     if not ports:
         return
     texts = ["%s (%s)" % (service, text) if service else text for service, text in ports.values()]
-    first = next(iter(ports))[1]
+    (_protocol, first), *_others = ports
     yield Finding(
         "swarm_ingress",
         INFO,

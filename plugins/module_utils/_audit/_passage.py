@@ -75,7 +75,8 @@ class Callers:
         """By chain the interfaces that packets there come in (or go out) through; None: any."""
         found: t.Dict[str, t.Optional[t.FrozenSet[str]]] = dict.fromkeys(start, None)
         todo = list(found)
-        for name in todo:
+        while todo:
+            name = todo.pop()
             for rule in self.chains[name].rules if name in self.chains else ():
                 target = rule.target
                 if target is None or target not in self.chains or target == name:

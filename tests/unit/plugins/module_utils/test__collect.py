@@ -125,9 +125,10 @@ class Host:
         return "/usr/sbin/" + program if program in self.programs else None
 
     def docker(self) -> t.Any:
-        if isinstance(self.engine, Exception):
-            raise self.engine
-        return self.engine
+        engine = self.engine
+        if isinstance(engine, BaseException):
+            raise engine
+        return engine
 
     def snapshot(self) -> Snapshot:
         """The host's, which is the same from a file."""
