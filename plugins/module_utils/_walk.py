@@ -12,8 +12,9 @@ rule to rule, as the kernel would carry a packet of each, and says for whom whic
 flow does not say (a limit, an ipset that was not read, a match that is not understood) makes the answer possible
 instead of definite, with the reason; such peers go both ways.
 
-Rules are found by index (address, port, interface), so that a walk through 10,000 rules reads the few that may match;
-rules in a row that differ in their peers and verdicts only (a list of banned addresses) are read as one.
+Rules are found by index (address, port, interface), so that a walk through 10,000 rules reads the few that may match.
+Rules in a row that differ in their peers only (a list of banned addresses) are read as one, and rules that ask for the
+peer only are read once for all flows.
 Semantics: iptables-extensions(8), the kernel's xt_conntrack.c, xt_addrtype.c and xt_physdev.c; what packets do is asked
 of the kernel in tests/kernel/test_walk.py.
 """
@@ -315,23 +316,24 @@ def interface_matches(pattern: str, name: str) -> bool:
 
 #: Test, argument, negated, what the answer hangs on where the flow does not say it.
 _Check = t.Tuple[_Test, t.Any, bool, str]
+#: An index, and the keys under which a rule is found there.
+_Key = t.Tuple[str, t.Tuple[t.Any, ...]]
 
 
 class _Item:
-    """A rule as the walk reads it, or a run of rules that differ in their peers and verdicts only."""
+    """A rule as the walk reads it, or a run of rules that differ in their peers only."""
 
     __slots__ = (
+        "before",
         "change",
         "conntrack_peers",
         "goto",
-        "keys",
+        "key",
         "last",
         "marks",
         "others",
-        "parts",
         "peers",
         "position",
-        "spans",
         "target",
         "tests",
     )
@@ -351,12 +353,9 @@ class _Item:
         self.change: t.Optional[t.Tuple[int, int]] = None
         self.position = position
         self.last = position
-        #: Of a run with several verdicts: verdict, first and last position, peers.
-        self.parts: t.Tuple[t.Tuple[str, int, int, Intervals], ...] = ()
-        #: The first part for each peer, in order, once it was asked for.
-        self.spans: t.Sequence[t.Tuple[int, int, int]] = ()
-        #: Index and keys under which the rule is found.
-        self.keys: t.Tuple[str, t.Tuple[t.Any, ...]] = ("", ())
+        #: How many rules of the chain's list stand before it.
+        self.before = 0
+        self.key: _Key = ("", ())
 
     def match(self, flow: Flow) -> t.Optional[t.Tuple[str, ...]]:
         """None if the rule does not match; else what it hangs on."""
@@ -382,21 +381,15 @@ class _Item:
         """True if it is worth to keep what is found out about its peers."""
         return self.peers is not None and len(self.peers) > _FEW and not self.conntrack_peers
 
-    def first(self, region: Intervals) -> t.List[t.Tuple[int, Intervals]]:
-        """The peers of a region that each part of a run decides, by its number: not those of parts before it."""
-        if not self.spans:
-            self.spans = apart([part[3] for part in self.parts])
-        spans = self.spans
-        found: t.Dict[int, t.List[Interval]] = {}
-        for low, high in region:
-            index = bisect.bisect_left(spans, (low + 1,))
-            if index and spans[index - 1][1] >= low:
-                index -= 1
-            while index < len(spans) and spans[index][0] <= high:
-                start, end, number = spans[index]
-                found.setdefault(number, []).append((max(start, low), min(end, high)))
-                index += 1
-        return [(number, tuple(found[number])) for number in sorted(found)]
+    @property
+    def plain(self) -> bool:
+        """True for a verdict that is the same for every flow."""
+        return self.peers is not None and not (self.tests or self.marks or self.conntrack_peers) and self.final
+
+    @property
+    def final(self) -> bool:
+        """True for a target that a packet does not come back from, whatever else the rule says."""
+        return self.target in DENYING or self.target in (ACCEPT, RETURN)
 
 
 class _Compiler:
@@ -412,7 +405,7 @@ class _Compiler:
         self._family = family
         self._peer = peer
         self._sets = sets
-        self._checks: t.Dict[t.Tuple[Field, bool], _Check] = {}
+        self._checks: t.Dict[t.Tuple[Field, bool], t.Tuple[_Check, t.Optional[_Key]]] = {}
         self._networks = networks
 
     def items(self, rules: t.Iterable[Rule]) -> t.List[_Item]:
@@ -458,8 +451,10 @@ class _Compiler:
             elif name in _CONNTRACK_ADDRESSES:
                 self._conntrack_address(item, field, _has_state(rule, index), tests)
             else:
-                tests.append(self._check(rule, index, field))
-                self._key(field, keys)
+                check, key = self._check(rule, index, field)
+                tests.append(check)
+                if key is not None:
+                    keys.setdefault(*key)
         if unknown:
             tests.append((_test_unknown, None, False, " ".join(unknown)))
         if item.target in _MARKING:
@@ -469,7 +464,7 @@ class _Compiler:
         elif not item.target or item.target in _CONTINUING:
             return None
         item.tests = tuple(tests)
-        item.keys = self._best(keys)
+        item.key = next(((name, keys[name]) for name in _INDEXES if name in keys), item.key)
         return item
 
     def _address(
@@ -509,30 +504,13 @@ class _Compiler:
         if field.value not in self._networks:
             try:
                 found = of_range(field.value) if field.name.endswith("_range") else of_network(field.value)
-                self._networks[field.value] = intersect(found, EVERYTHING[self._family])
+                self._networks[field.value] = found if found[-1][1] <= EVERYTHING[self._family][0][1] else None
             except ValueError:
                 self._networks[field.value] = None
         return self._networks[field.value]
 
-    def _key(self, field: Field, keys: t.Dict[str, t.Tuple[t.Any, ...]]) -> None:
-        if field.negated:
-            return
-        if field.name in ("destination_port", "destination_ports", "ctorigdstport"):
-            name = "original_port" if field.name == "ctorigdstport" else "port"
-            ranges = port_ranges(field.value)
-            if name not in keys and sum(high - low + 1 for low, high in ranges) <= 64:
-                keys[name] = tuple({port for low, high in ranges for port in range(low, high + 1)})
-        elif field.name in ("in_interface", "out_interface") and not field.value.endswith("+"):
-            keys[field.name] = (field.value,)
-
-    def _best(self, keys: t.Mapping[str, t.Tuple[t.Any, ...]]) -> t.Tuple[str, t.Tuple[t.Any, ...]]:
-        """The index that leaves the fewest candidates."""
-        for name in _INDEXES:
-            if name in keys:
-                return name, keys[name]
-        return "", ()
-
-    def _check(self, rule: Rule, index: int, field: Field) -> _Check:
+    def _check(self, rule: Rule, index: int, field: Field) -> t.Tuple[_Check, t.Optional[_Key]]:
+        """The test of a field, and where it is found by what it asks for."""
         named = field.name
         if named in _CONNTRACK:
             special = _has_state(rule, index)
@@ -541,11 +519,25 @@ class _Compiler:
         known = self._checks.get((field, special))
         if known is None:
             try:
-                known = _make_check(field, special)
+                known = _make_check(field, special), _key(field)
             except (ValueError, LookupError):
-                known = (_test_unknown, None, False, field.text)
+                known = (_test_unknown, None, False, field.text), None
             self._checks[field, special] = known
         return known
+
+
+def _key(field: Field) -> t.Optional[_Key]:
+    if field.negated:
+        return None
+    if field.name in ("destination_port", "destination_ports", "ctorigdstport"):
+        ranges = port_ranges(field.value)
+        if sum(high - low + 1 for low, high in ranges) > 64:
+            return None
+        ports = tuple({port for low, high in ranges for port in range(low, high + 1)})
+        return ("original_port" if field.name == "ctorigdstport" else "port"), ports
+    if field.name in ("in_interface", "out_interface") and not field.value.endswith("+"):
+        return field.name, (field.value,)
+    return None
 
 
 def _hidden_target(field: Field) -> t.Optional[t.Tuple[str, bool]]:
@@ -566,36 +558,25 @@ def _has_state(rule: Rule, index: int) -> bool:
 
 
 def _alike(one: _Item, two: _Item) -> bool:
-    """True if rules that stand one after the other differ in their peers and verdicts only."""
+    """True if rules that stand one after the other differ in their peers only."""
     return (
-        one.peers is not None
+        one.target == two.target
+        and one.peers is not None
         and two.peers is not None
-        and (one.target == two.target == RETURN or (one.target in _JOINED and two.target in _JOINED))
+        and one.final
         and one.tests == two.tests
         and one.marks == two.marks
         and not (one.conntrack_peers or two.conntrack_peers)
     )
 
 
-_JOINED = DENYING | {ACCEPT}
-
-
 def _joined(run: t.List[_Item]) -> _Item:
     """A run as one item: a list of banned addresses is one set of peers."""
     item = run[0]
     if len(run) > 1:
-        parts = tuple(
-            (target, part[0].position, part[-1].position, join(piece for one in part for piece in one.peers or ()))
-            for target, part in ((target, list(group)) for target, group in itertools.groupby(run, _target))
-        )
         item.last = run[-1].position
-        item.peers = parts[0][3] if len(parts) == 1 else join(piece for part in parts for piece in part[3])
-        item.parts = parts if len(parts) > 1 else ()
+        item.peers = join(piece for one in run for piece in one.peers or ())
     return item
-
-
-def _target(item: _Item) -> str:
-    return item.target
 
 
 def _words(value: str) -> t.FrozenSet[str]:
@@ -680,6 +661,7 @@ def _make_check(field: Field, special: bool) -> _Check:
 
 # A chain -------------------------------------------------------------------------------------------------------------
 
+#: The one that leaves the fewest candidates first.
 _INDEXES = ("address", "original_port", "port", "out_interface", "in_interface")
 
 
@@ -695,7 +677,7 @@ class _Index:
             self._rest = items
             return
         for item in items:
-            name, keys = item.keys
+            name, keys = item.key
             if name:
                 for key in keys:
                     self._by_key[name].setdefault(key, []).append(item)
@@ -741,11 +723,128 @@ def _position(item: _Item) -> int:
     return item.position
 
 
+class _List:
+    """Rules of a chain that ask for the peer only, and decide: what they decide is the same for every flow.
+
+    A walk leaves them out on its way, and asks at the end what each would have decided. Until then it must only know
+    who is *gone* by the time that it comes to another rule.
+    """
+
+    def __init__(self, chain: str, items: t.Sequence[_Item]) -> None:
+        self.size = len(items)
+        #: Peers in order, with the number of the rule that decides about them.
+        self._spans = apart([item.peers or NOTHING for item in items])
+        own: t.List[t.List[Interval]] = [[] for _item in items]
+        for low, high, number in self._spans:
+            own[number].append((low, high))
+        outcomes = [
+            Outcome(item.target, Site(chain, item.position, item.last), tuple(peers), ()) if peers else None
+            for item, peers in zip(items, own)
+        ]
+        self._returning = {number for number, item in enumerate(items) if item.target == RETURN}
+        #: By whether RETURN is a verdict.
+        self._outcomes = {
+            True: outcomes,
+            False: [None if number in self._returning else outcome for number, outcome in enumerate(outcomes)],
+        }
+
+    def _between(self, low: int, high: int) -> t.Tuple[int, int]:
+        start = bisect.bisect_left(self._spans, (low + 1,))
+        if start and self._spans[start - 1][1] >= low:
+            start -= 1
+        return start, bisect.bisect_left(self._spans, (high + 1,), start)
+
+    def _inside(self, region: Intervals, count: int) -> t.Iterator[t.Tuple[int, Interval]]:
+        """The peers of a region that the first rules decide about, and by which."""
+        if len(region) > len(self._spans):
+            for low, high, number in self._spans:
+                if number < count:
+                    for piece in intersect(((low, high),), region):
+                        yield number, piece
+            return
+        for low, high in region:
+            start, end = self._between(low, high)
+            for first, last, number in self._spans[start:end]:
+                if number < count:
+                    yield number, (max(first, low), min(last, high))
+
+    def gone(self, region: Intervals, count: int) -> Intervals:
+        """The peers of a region that the first rules decide about."""
+        return join(piece for _number, piece in self._inside(region, count))
+
+    def returning(self, count: int) -> Intervals:
+        """The peers that the first rules send back."""
+        if not self._returning:
+            return NOTHING
+        return join((low, high) for low, high, number in self._spans if number < count and number in self._returning)
+
+    def decided(self, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool) -> t.List[Outcome]:
+        """What the rules decide about regions, each of which only the first rules are read for.
+
+        ``leaves``: whether RETURN is a verdict.
+        """
+        found: t.Dict[int, t.List[Interval]] = {}
+        whole: t.Optional[t.Tuple[Intervals, int]] = None
+        for region, count in regions:
+            if whole is None and self._is_most(region):
+                whole = region, count
+                continue
+            for number, piece in self._inside(region, count):
+                found.setdefault(number, []).append(piece)
+        if whole is None:
+            parts = [(self._outcomes[leaves][number], found[number]) for number in sorted(found)]
+            return [known._replace(peers=join(peers)) for known, peers in parts if known is not None]
+        return self._most(*whole, found, self._outcomes[leaves])
+
+    def _is_most(self, region: Intervals) -> bool:
+        return (
+            len(region) * 8
+            < len(self._spans)
+            < 2 * sum(end - start for start, end in (self._between(low, high) for low, high in region))
+        )
+
+    def _most(
+        self,
+        region: Intervals,
+        count: int,
+        found: t.Dict[int, t.List[Interval]],
+        known: t.List[t.Optional[Outcome]],
+    ) -> t.List[Outcome]:
+        """What is decided about a region that leaves few peers out: the rules that these do not touch are not read."""
+        low = -1
+        for first, last in (*region, (1 << 129, 0)):
+            start, end = self._between(low + 1, first - 1)
+            for _first, _last, number in self._spans[start:end]:
+                if number < count:
+                    found.setdefault(number, [])
+            low = last
+        outcomes: t.List[t.Optional[Outcome]] = []
+        done = 0
+        for number in sorted(found):
+            outcomes += known[done : min(number, count)]
+            done = number + 1
+            outcome = known[number]
+            if outcome is not None:
+                peers = join([*found[number], *(intersect(outcome.peers, region) if number < count else ())])
+                outcomes += [outcome._replace(peers=peers)] if peers else []
+        return list(filter(None, outcomes + known[done:count]))
+
+
 class _Lane:
     """The items of one chain for one open end."""
 
     def __init__(self, chain: Chain, compiler: _Compiler) -> None:
-        self._index = _Index(compiler.items(chain.rules))
+        items = compiler.items(chain.rules)
+        plain = [item for item in items if item.plain]
+        self.list: t.Optional[_List] = None
+        if len(plain) > _FEW:
+            self.list = _List(chain.name, plain)
+            before = 0
+            for item in items:
+                item.before = before
+                before += item.plain
+            items = [item for item in items if not item.plain]
+        self._index = _Index(items)
         self._views: t.Dict[int, t.Tuple[Intervals, t.Optional[_Index]]] = {}
 
     def candidates(self, flow: Flow, within: Intervals) -> t.List[_Item]:
@@ -868,16 +967,41 @@ class Program:
             self._splits.keep((item, id(region), "outside"), known, region, known)
         return known
 
-    def decisions(self, chain: str, item: _Item, region: Intervals) -> t.List[Outcome]:
-        """What a run with several verdicts decides for certain."""
-        key = (item, id(region), "decisions")
-        known: t.Optional[t.List[Outcome]] = self._splits.get(key)
+    def alive(self, found: t.Optional[_List], region: Intervals, count: int) -> Intervals:
+        """The peers of a region that the first rules of a chain's list do not decide about; itself if these are all."""
+        if found is None or not count:
+            return region
+        key = (found, id(region), count)
+        known: t.Optional[Intervals] = self._splits.get(key)
         if known is None:
-            known = []
-            for number, inside in item.first(region):
-                verdict, position, last, _peers = item.parts[number]
-                known.append(Outcome(verdict, Site(chain, position, last), inside, ()))
-            self._splits.keep(key, known, region, *[outcome.peers for outcome in known])
+            gone = found.gone(region, count)
+            known = subtract(region, gone)
+            if len(gone) > _FEW or len(region) > _FEW:
+                self._splits.keep(key, known, region, known)
+        return known
+
+    def decided(
+        self, found: _List, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool
+    ) -> t.Tuple[t.List[Outcome], Intervals]:
+        """What the rules of a chain's list decide about regions, each of which only the first are read for.
+
+        Second, the peers that they send back; ``leaves``: whether that is a verdict.
+        """
+        region, count = regions[0]
+        key = (found, id(region), count, leaves)
+        known: t.Optional[t.Tuple[t.List[Outcome], Intervals]] = self._splits.get(key) if len(regions) == 1 else None
+        if known is None:
+            back = [] if leaves else [intersect(region, self._returning(found, count)) for region, count in regions]
+            known = found.decided(regions, leaves), _together(back) if back else NOTHING
+            if len(regions) == 1 and len(region) > _FEW:
+                self._splits.keep(key, known, region, known[1], *[outcome.peers for outcome in known[0]])
+        return known
+
+    def _returning(self, found: _List, count: int) -> Intervals:
+        known: t.Optional[Intervals] = self._splits.get((found, count))
+        if known is None:
+            known = found.returning(count)
+            self._splits.keep((found, count), known, known)
         return known
 
     def walk(self, chain: str, flow: Flow, within: t.Optional[Intervals] = None) -> t.List[Outcome]:
@@ -897,6 +1021,31 @@ class Program:
 #: The pieces that are to go through a chain, and whether leaving that ends the walk.
 _Call = t.Tuple[str, t.List[_Piece], bool]
 _Calls = t.Generator[_Call, t.List[_Piece], t.List[_Piece]]
+
+
+class _Visit:
+    """A walk's way through one chain."""
+
+    __slots__ = ("back", "chain", "leaves", "list", "stopped")
+
+    def __init__(self, chain: str, leaves: bool, found: t.Optional[_List]) -> None:
+        self.chain = chain
+        #: Whether RETURN is a verdict: it leaves a user chain that was asked about.
+        self.leaves = leaves
+        self.list = found
+        #: Pieces that a rule sends back to where the chain was jumped to from.
+        self.back: t.List[_Piece] = []
+        #: Pieces whose peers are all gone, and how many rules of the list were read for them.
+        self.stopped: t.List[t.Tuple[_Piece, int]] = []
+
+
+class _Taken(t.NamedTuple):
+    """What a rule takes of a piece: of the peers that it is for (``whole``) those that are not gone by then."""
+
+    piece: _Piece
+    whole: Intervals
+    taken: _Piece
+    hangs: bool
 
 
 class _Walk:
@@ -943,15 +1092,16 @@ class _Walk:
 
     def _chain(self, name: str, pieces: t.List[_Piece], final: bool, key: t.Tuple[t.Any, ...] = ()) -> _Calls:
         entered = pieces
-        back: t.List[_Piece] = []
         if name in self._program.misprinted:
             hidden = "rules in %s that nft wrote and iptables cannot show" % name
             pieces = [_also(piece, (hidden,)) for piece in pieces]
+        flow, chains = self._flow, self._program.chains
+        lane = self._program.lane(name, flow.peer)
+        visit = _Visit(name, final and self._policy is None, lane.list)
         self._active.add(name)
         self._again = self._again or name in self._entered or len(pieces) > 1
         self._entered.add(name)
-        flow, chains = self._flow, self._program.chains
-        for item in self._program.lane(name, flow.peer).candidates(flow, self._within):
+        for item in lane.candidates(flow, self._within):
             if not pieces:
                 break
             self._steps += len(pieces)
@@ -960,102 +1110,112 @@ class _Walk:
                 continue
             self._again = self._again or len(pieces) > 1
             if item.target in chains:
-                pieces = yield from self._jump(name, item, unsure, pieces, back, final)
+                pieces = yield from self._jump(visit, item, unsure, pieces, final and item.goto)
             else:
-                pieces = self._item(name, item, unsure, pieces, back, final)
+                pieces = self._item(visit, item, unsure, pieces)
         self._active.discard(name)
-        result = self._merged([], pieces + back, entered) if back or pieces is not entered else entered
+        if visit.list is not None:
+            pieces = self._ended(visit, visit.list, pieces)
+        result = entered
+        if visit.back or pieces is not entered:
+            result = self._merged([], pieces + visit.back, entered)
         if key:
             # The same pieces come back from it whenever they get there; what was decided was said.
-            regions = [piece.region for piece in itertools.chain(entered, result)]
-            self._passed.keep(key, result, *regions)
+            self._passed.keep(key, result, *[piece.region for piece in itertools.chain(entered, result)])
         return result
 
-    def _taken(self, item: _Item, unsure: t.Tuple[str, ...], piece: _Piece) -> t.Optional[t.Tuple[_Piece, bool]]:
-        """What of a piece a rule takes, and whether it hangs on something that it does."""
+    def _taken(self, visit: _Visit, item: _Item, unsure: t.Tuple[str, ...], piece: _Piece) -> t.Optional[_Taken]:
         for mark, mask, negated in item.marks:
             if piece.mark is None:
                 unsure += ("the packet's mark",)
             elif (piece.mark & mask == mark) == negated:
                 return None
-        inside = (
-            piece.region
-            if item.peers is None and not item.conntrack_peers
-            else self._program.inside(item, self._flow, piece.region)
-        )
+        whole = piece.region
+        if item.peers is not None or item.conntrack_peers:
+            whole = self._program.inside(item, self._flow, whole)
+        inside = self._program.alive(visit.list, whole, item.before) if whole else whole
         if not inside:
             return None
         taken = piece if inside is piece.region else _Piece(inside, piece.reasons, piece.mark)
-        return (_also(taken, unsure), True) if unsure else (taken, False)
+        return _Taken(piece, whole, _also(taken, unsure) if unsure else taken, bool(unsure))
 
-    def _left(self, item: _Item, piece: _Piece, taken: _Piece, hangs: bool) -> t.List[_Piece]:
+    def _left(self, visit: _Visit, item: _Item, found: _Taken) -> t.List[_Piece]:
         """What of a piece a rule may leave for the next one."""
-        rest = self._program.outside(item, piece.region, taken.region)
+        piece = found.piece
+        if found.taken.region is not found.whole:
+            stopped = piece if found.whole is piece.region else piece._replace(region=found.whole)
+            visit.stopped.append((stopped, item.before))
+        rest = self._program.outside(item, piece.region, found.whole)
         left = [piece._replace(region=rest)] if rest else []
-        return [*left, taken] if hangs else left
+        return [*left, found.taken] if found.hangs else left
 
     def _jump(
-        self,
-        chain: str,
-        item: _Item,
-        unsure: t.Tuple[str, ...],
-        pieces: t.List[_Piece],
-        back: t.List[_Piece],
-        final: bool,
+        self, visit: _Visit, item: _Item, unsure: t.Tuple[str, ...], pieces: t.List[_Piece], final: bool
     ) -> _Calls:
         """Carry pieces past a rule that leads to another chain: those that go on to the next rule."""
-        found = [(piece, self._taken(item, unsure, piece)) for piece in pieces]
-        sent = [taken[0] for _piece, taken in found if taken is not None]
-        if not sent:
+        tried = [(piece, self._taken(visit, item, unsure, piece)) for piece in pieces]
+        found = [taken for _piece, taken in tried if taken is not None]
+        if not found:
             return pieces
+        sent = [taken.taken for taken in found]
         if len(sent) > 1:
             sent = self._merged([], sent, pieces)
-        returned = yield item.target, sent, final and item.goto
-        if returned == sent and not item.goto and not any(taken is not None and taken[1] for _piece, taken in found):
+        returned = yield item.target, sent, final
+        if returned == sent and not item.goto and not any(taken.hangs for taken in found):
             return pieces  # the common case by far: nothing in the chain is for these packets
-        same = [piece for piece, taken in found if taken is None]
-        on = [left for piece, taken in found if taken is not None for left in self._left(item, piece, *taken)]
-        if item.goto:
-            if final and self._policy is None:
-                self._outcomes += [_outcome(RETURN, chain, item, piece) for piece in returned]
-            else:
-                back += returned
-            returned = []
-        return self._merged(same, on + returned, pieces)
+        same = [piece for piece, taken in tried if taken is None]
+        on = [left for taken in found for left in self._left(visit, item, taken)]
+        if not item.goto:
+            on += returned
+        elif visit.leaves:
+            self._outcomes += [_outcome(RETURN, visit.chain, item, piece) for piece in returned]
+        else:
+            visit.back += returned
+        return self._merged(same, on, pieces)
 
-    def _item(
-        self,
-        chain: str,
-        item: _Item,
-        unsure: t.Tuple[str, ...],
-        pieces: t.List[_Piece],
-        back: t.List[_Piece],
-        final: bool,
-    ) -> t.List[_Piece]:
-        """Carry pieces past a rule that matches, or a run of them: those that go on to the next rule."""
+    def _item(self, visit: _Visit, item: _Item, unsure: t.Tuple[str, ...], pieces: t.List[_Piece]) -> t.List[_Piece]:
+        """Carry pieces past a rule that matches: those that go on to the next rule."""
         same: t.List[_Piece] = []
         on: t.List[_Piece] = []
         for piece in pieces:
-            found = self._taken(item, unsure, piece)
+            found = self._taken(visit, item, unsure, piece)
             if found is None:
                 same.append(piece)
                 continue
-            taken, hangs = found
-            on += self._left(item, piece, taken, hangs)
-            if item.parts:
-                self._run(chain, item, taken, hangs)
-            elif item.target in _VERDICTS or (item.target == RETURN and final and self._policy is None):
-                self._outcomes.append(_outcome(item.target, chain, item, taken))
+            taken = found.taken
+            on += self._left(visit, item, found)
+            if item.target in _VERDICTS or (item.target == RETURN and visit.leaves):
+                self._outcomes.append(_outcome(item.target, visit.chain, item, taken))
             elif item.target == RETURN:
-                back.append(taken)
+                visit.back.append(taken)
             elif item.target in _MARKING:
                 on.append(_marked(taken, item.change))
             else:
                 # A target that is not known: perhaps it lets the packet on, perhaps not.
                 unknown = _also(taken, ("what %s does" % item.target,))
-                self._outcomes.append(_outcome(item.target, chain, item, unknown))
+                self._outcomes.append(_outcome(item.target, visit.chain, item, unknown))
                 on.append(unknown._replace(mark=None))
         return self._merged(same, on, pieces)
+
+    def _ended(self, visit: _Visit, rules: _List, pieces: t.List[_Piece]) -> t.List[_Piece]:
+        """Say what the rules of the chain's list decided; the pieces that are left at its end."""
+        left: t.List[_Piece] = []
+        groups: t.Dict[t.Tuple[t.Tuple[str, ...], t.Optional[int]], t.List[t.Tuple[Intervals, int]]] = {}
+        for piece, count in visit.stopped:
+            groups.setdefault((piece.reasons, piece.mark), []).append((piece.region, count))
+        for piece in pieces:
+            region = self._program.alive(rules, piece.region, rules.size)
+            if region is piece.region:
+                left.append(piece)
+                continue
+            left += [piece._replace(region=region)] if region else []
+            groups.setdefault((piece.reasons, piece.mark), []).append((piece.region, rules.size))
+        self._again = self._again or len(groups) > 1
+        for (reasons, mark), regions in groups.items():
+            outcomes, back = self._program.decided(rules, regions, visit.leaves)
+            visit.back += [_Piece(back, reasons, mark)] if back else []
+            self._outcomes += [outcome._replace(reasons=reasons) for outcome in outcomes] if reasons else outcomes
+        return left if len(left) != len(pieces) or any(a is not b for a, b in zip(left, pieces)) else pieces
 
     def _merged(self, same: t.List[_Piece], changed: t.List[_Piece], before: t.List[_Piece]) -> t.List[_Piece]:
         """Pieces that hang on the same as one.
@@ -1084,22 +1244,6 @@ class _Walk:
                     known += 1
                     break
         return before if known == len(result) == len(before) else result
-
-    def _run(self, chain: str, item: _Item, taken: _Piece, hangs: bool) -> None:
-        """What a run with several verdicts makes of a piece."""
-        if hangs:
-            # Each of its rules may be the one that matches.
-            found = [(part, intersect(taken.region, part[3])) for part in item.parts]
-            self._outcomes += [
-                Outcome(part[0], Site(chain, part[1], part[2]), inside, taken.reasons)
-                for part, inside in found
-                if inside
-            ]
-            return
-        outcomes = self._program.decisions(chain, item, taken.region)
-        if taken.reasons:
-            outcomes = [outcome._replace(reasons=taken.reasons) for outcome in outcomes]
-        self._outcomes += outcomes
 
 
 def _outcome(verdict: str, chain: str, item: _Item, piece: _Piece) -> Outcome:
