@@ -61,15 +61,22 @@ def run_task(host: Host, task: t.Mapping[str, t.Any], group: str) -> dict[str, t
 
 
 def ansible_playbook(
-    host: Host, playbook: str, group: str, *options: str, pipelining: bool = True, keep_remote_files: bool = False
+    host: Host | t.Sequence[Host],
+    playbook: str,
+    group: str,
+    *options: str,
+    pipelining: bool = True,
+    keep_remote_files: bool = False,
 ) -> dict[str, t.Any]:
     """Run ``ansible-playbook`` and return what its JSON callback reports.
 
+    :param host: the hosts of the group.
     :param playbook: its name or path.
     :raises BedError: with Ansible's own output, if it fails.
     """
     variables = {"ansible_connection": "community.docker.docker", "ansible_python_interpreter": "/usr/bin/python3"}
-    inventory = {group: {"hosts": {host.container: variables}}}
+    hosts = [host] if isinstance(host, Host) else list(host)
+    inventory = {group: {"hosts": {one.container: variables for one in hosts}}}
     # The person's own ansible.cfg has no say here.
     configuration = f"""\
 [defaults]
@@ -85,7 +92,7 @@ pipelining = {pipelining}
         (place / "ansible.cfg").write_text(configuration, encoding="utf-8")
         done = subprocess.run(
             ["ansible-playbook", "--inventory", str(place / "inventory.json"), *options, playbook],
-            env=_environment(host, place),
+            env=_environment(hosts[0], place),
             cwd=place,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -221,7 +221,7 @@ def matches(finding: Finding, wanted: t.Mapping[str, t.Any]) -> bool:
 # Who gains, who loses -------------------------------------------------------------------------------------------------
 
 _EFFECT = re.compile(r"(?P<peers>.+): (?P<container>\S+) \((?P<published>.+)\) over (?P<family>IPv[46])")
-_ANSWERS = re.compile(r"(?P<containers>.+): answers over IPv4")
+_ANSWERS = re.compile(r"(?P<containers>.+): (answers|other machines) over IPv4")
 DIRECT: t.Final = "who routes packets to this host: containers of network bridge at their own addresses"
 _LOOPBACK: t.Final = "who sends packets for 127.0.0.1 to this host from outside: what is published there"
 
@@ -236,7 +236,7 @@ def foretold(lines: t.Iterable[str], ways: t.Iterable[Way]) -> set[Way]:
             found |= {way for way in ways if way[:3] == named and _is_among(way, match["peers"])}
         elif match := _ANSWERS.fullmatch(line):
             names = match["containers"].replace(" and ", ", ").split(", ")
-            found |= {way for way in ways if way.published == "answers" and way.container in names}
+            found |= {way for way in ways if way.published == "answers" and {way.container, "containers"} & {*names}}
         else:
             assert line in (DIRECT, _LOOPBACK), line
             found |= {way for way in ways if way.published == "direct" and line == DIRECT}

@@ -108,56 +108,88 @@ HIT: t.Final = {name: ["", ""] for name in HEALTHY}
 AS_MEANT: t.Final = {**HEALTHY, "office": ["admin", ""], "stranger": ["admin", ""]}
 
 
-def playbook_of(place: pathlib.Path, tasks: list[t.Any]) -> str:
-    play = {"name": "As the audit says", "hosts": "dockers", "gather_facts": False, "tasks": tasks}
+def run_playbook(
+    place: pathlib.Path, stages: t.Collection[Stage], tasks: t.Mapping[str, list[t.Any]], *options: str
+) -> dict[str, t.Any]:
+    """Run tasks on each host, by suite, with the real ansible-playbook; the result of each host's last task."""
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        groups.setdefault(json.dumps(tasks[stage.suite]), []).append(stage)
+    plays = [
+        {
+            "name": "As the audit says",
+            "hosts": [stage.host.container for stage in same],
+            "gather_facts": False,
+            "tasks": json.loads(text),
+        }
+        for text, same in groups.items()
+    ]
     path = place / "play.yml"
-    path.write_text(yaml.safe_dump([play], sort_keys=False), encoding="utf-8")
-    return str(path)
+    path.write_text(yaml.safe_dump(plays, sort_keys=False), encoding="utf-8")
+    report = ansible_playbook([stage.host for stage in stages], str(path), "dockers", *options)
+    return {
+        stage.suite: play["tasks"][-1]["hosts"][stage.host.container]
+        for same, play in zip(groups.values(), report["plays"], strict=True)
+        for stage in same
+    }
 
 
 def test_a_port_only_drop_is_critical_and_its_fix_does_what_was_meant(
     stages: dict[str, Stage], tmp_path: pathlib.Path
 ) -> None:
     """The design's chapter "Why it exists", with the real ansible-playbook, check mode and outside."""
+    before = {}
 
-    def tell(stage: Stage) -> None:
-        place = tmp_path / stage.suite
-        place.mkdir()
-        host = stage.host
-        host.docker("rm", "--force", "dual")
-        before = stage.findings()
+    def begin(stage: Stage) -> None:
+        stage.host.docker("stop", "dual")
+        before[stage.suite] = stage.findings()
         assert who(stage) == HEALTHY
-        host.run(PORT_ONLY)
+        stage.host.run(PORT_ONLY)
         assert who(stage) == HIT
-        audit = playbook_of(place, [{"name": "Judge the host", "quaywall.docker.docker_fw_audit": {}}])
-        results = []
-        for options in ([], ["--check"]):
-            report = ansible_playbook(host, audit, "dockers", *options)
-            assert report["stats"][host.container]["changed"] == 0
-            results.append(report["plays"][0]["tasks"][0]["hosts"][host.container])
-        assert results[0]["findings"] == results[1]["findings"]
-        (finding,) = [one for one in results[0]["findings"] if one["check"] == "port_only_deny"]
-        assert (finding["severity"], finding["certainty"]) == ("critical", "definite")
-        marked = {(one["container"], one["meant"]) for one in finding["affected"] if one["traffic"] == "published port"}
-        assert marked == {("admin", False), ("shop", True)}
-        assert "admin" in finding["message"] and "shop" in finding["message"]
-        assert results[0]["report"][0].startswith("CRITICAL: port_only_deny (IPv4 DOCKER-USER rule 1)")
 
-        fix = playbook_of(place, finding["fix"]["tasks"])
-        for way in (lambda: ansible_playbook(host, fix, "dockers"), lambda: apply_commands(stage, finding["fix"])):
-            way()
-            assert who(stage) == AS_MEANT
-            left = stage.findings()
-            assert finding["id"] not in {one["id"] for one in left}
-            assert not in_short(new_among(left, before + results[0]["findings"]))
-            host.run("iptables-save | grep -v -e quaywall -e '-A DOCKER-USER -p tcp' | iptables-restore")
-            host.run(PORT_ONLY)
+    def fixed(stage: Stage) -> None:
+        assert who(stage) == AS_MEANT
+        left = stage.findings()
+        assert said[stage.suite]["id"] not in {one["id"] for one in left}
+        assert not in_short(new_among(left, before[stage.suite] + results[stage.suite]["findings"]))
+
+    def by_commands(stage: Stage) -> None:
+        stage.host.run("iptables-save | grep -v -e quaywall -e '-A DOCKER-USER -p tcp' | iptables-restore")
+        stage.host.run(PORT_ONLY)
+        assert who(stage) == HIT
+        apply_commands(stage, said[stage.suite]["fix"])
+        fixed(stage)
+
+    def end(stage: Stage) -> None:
+        stage.host.docker("start", "dual")
+        stage.restore()
 
     try:
         with stages["bookworm"].client.listen(8080):
-            together(stages.values(), tell)
+            together(stages.values(), begin)
+            audit = {suite: [{"name": "Judge the host", "quaywall.docker.docker_fw_audit": {}}] for suite in stages}
+            results = run_playbook(tmp_path, stages.values(), audit)
+            foretold_results = run_playbook(tmp_path, stages.values(), audit, "--check")
+            said = {suite: port_only(result) for suite, result in results.items()}
+            for suite, result in results.items():
+                assert not result["changed"]
+                assert result["findings"] == foretold_results[suite]["findings"]
+            run_playbook(tmp_path, stages.values(), {suite: said[suite]["fix"]["tasks"] for suite in said})
+            together(stages.values(), fixed)
+            together(stages.values(), by_commands)
     finally:
-        together(stages.values(), Stage.prepare)
+        together(stages.values(), end)
+
+
+def port_only(result: dict[str, t.Any]) -> Finding:
+    """The finding about the rule, which names both containers and calls one of them not meant."""
+    (finding,) = [one for one in result["findings"] if one["check"] == "port_only_deny"]
+    assert (finding["severity"], finding["certainty"]) == ("critical", "definite")
+    marked = {(one["container"], one["meant"]) for one in finding["affected"] if one["traffic"] == "published port"}
+    assert marked == {("admin", False), ("shop", True)}
+    assert "admin" in finding["message"] and "shop" in finding["message"]
+    assert result["report"][0].startswith("CRITICAL: port_only_deny (IPv4 DOCKER-USER rule 1)")
+    return t.cast("Finding", finding)
 
 
 # Whom a rule hits -----------------------------------------------------------------------------------------------------
