@@ -410,7 +410,6 @@ def test_moby_24848_a_second_jump() -> None:
 def test_a_second_jump_to_docker_user() -> None:
     """A saved file that was loaded with --noflush leaves one behind each time."""
     document = with_rules(small(GUARD), IPV4, "filter", ["-A FORWARD -j DOCKER-USER"])
-    assert only(unreachable_rule, document).place == only(unreachable_rule, document).place
     assert dead(document) == [("FORWARD", 3, "medium")]
     assert rules_of(done(document, only(unreachable_rule, document)), IPV4, "filter", "FORWARD") == [
         "-j DOCKER-USER",
