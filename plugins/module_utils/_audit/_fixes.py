@@ -18,15 +18,22 @@ import functools
 import shlex
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Fix, Json
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Fix, Json, listed
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
     FAMILY_TEXTS,
+    Endpoint,
     Family,
     Published,
     Survey,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain, mark_of
-from ansible_collections.quaywall.docker.plugins.module_utils._intervals import EVERYTHING, Intervals, join, subtract
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
+    EVERYTHING,
+    Intervals,
+    intersect,
+    join,
+    subtract,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     FORWARD,
     Append,
@@ -49,6 +56,11 @@ _MODULE = "quaywall.docker.docker_user_rule"
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 #: Seconds that a command waits for the lock of legacy iptables.
 _WAIT = ("-w", "10")
+
+#: Connections of containers that stand for all that they open: to the web and to name servers.
+_OWN = (("tcp", 443), ("udp", 53))
+#: Containers whose own connections are looked at.
+_MOST_ENDPOINTS = 50
 
 
 def command(family: Family, *words: str) -> t.List[str]:
@@ -240,9 +252,10 @@ def _commands(
 def effects(
     family: Family, rules: t.Sequence[Rule], delete: t.Sequence[Site], touched: t.Iterable[Published]
 ) -> t.Tuple[t.List[str], t.List[str]]:
-    """Who gains and who loses access from outside when DOCKER-USER has these rules and others are taken out.
+    """Who gains and who loses access when DOCKER-USER has these rules and others are taken out.
 
-    Published ports are looked at in this family, whichever they are given in.
+    From outside to published ports, which are looked at in this family, whichever they are given in; and of containers
+    to other machines, which no policy takes from them.
     """
     gone: t.Dict[str, t.Set[int]] = {}
     for site in delete:
@@ -270,7 +283,56 @@ def effects(
                 words.append(
                     "%s: %s over %s" % (family.peers_text(change), _port_text(published), FAMILY_TEXTS[family.name])
                 )
+    if len(rules) < _MANY:
+        gains += _own_gains(family, after)
     return gains, loses
+
+
+def _own_gains(family: Family, after: Program) -> t.List[str]:
+    """The containers that reach other machines by a fix, as a line of C(gains): more than half of all addresses."""
+    names = [
+        endpoint.container.name
+        for endpoint, reached in _cut_off(family)
+        if any(
+            _count(subtract(now, then)) * 2 > _count(family.remote)
+            for now, then in zip(_reached(family, after, endpoint), reached)
+        )
+    ]
+    return ["%s: other machines over %s" % (listed(names), FAMILY_TEXTS[family.name])] if names else []
+
+
+@functools.lru_cache(maxsize=4)
+def _cut_off(family: Family) -> t.List[t.Tuple[Endpoint, t.List[Intervals]]]:
+    """Containers whose own connections do not all work, and whom they reach. A ban list cuts nobody off."""
+    most = _count(family.remote)
+    near = [endpoint for endpoint in family.endpoints if endpoint.bridge][:_MOST_ENDPOINTS]
+    found = [(endpoint, _reached(family, family.program(), endpoint)) for endpoint in near]
+    return [(endpoint, reached) for endpoint, reached in found if any(_count(peers) * 2 < most for peers in reached)]
+
+
+def _reached(family: Family, program: Program, endpoint: Endpoint) -> t.List[Intervals]:
+    """Whom a container's connections reach, and get answers from, for each of those that stand for all."""
+    found = []
+    for protocol, port in _OWN:
+        flows = zip(family.outgoing(endpoint, protocol, port), family.outgoing_replies(endpoint, protocol, port))
+        answered = [_passed(program, back, _passed(program, out, family.remote)) for out, back in flows]
+        found.append(join(piece for peers in answered for piece in peers))
+    return found
+
+
+def _count(addresses: Intervals) -> int:
+    return sum(high - low + 1 for low, high in addresses)
+
+
+def _passed(program: Program, flow: Flow, within: Intervals) -> Intervals:
+    if not within:
+        return ()
+    return join(
+        piece
+        for outcome in program.walk(FORWARD, flow, within)
+        if not outcome.denies
+        for piece in intersect(outcome.peers, within)
+    )
 
 
 def _that_matter(

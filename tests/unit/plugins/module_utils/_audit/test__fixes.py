@@ -66,6 +66,23 @@ def test_who_loses_is_said_with_the_addresses() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("-j DROP", "admin and shop"),
+        ("! -s 203.0.113.10/32 -d 172.17.0.2/32 -j DROP", "admin"),
+        ("-i eth0 ! -s 203.0.113.10/32 -j DROP", "admin and shop"),
+        # Bans, and denies of what comes in, cut no container off from other machines.
+        ("-s 192.0.2.0/24 -j DROP", None),
+        ("-p tcp -m tcp --dport 8080 -j DROP", None),
+    ],
+)
+def test_containers_that_reach_other_machines_again_are_told(rule: str, names: t.Optional[str]) -> None:
+    """As measured: such a rule stops the answers (or all) of what containers connect to, and a policy does not."""
+    told = [line for line in made(family(rule), CLOSE_SHOP).gains if "other machines" in line]
+    assert told == ([] if names is None else ["%s: other machines over IPv4" % names])
+
+
+@pytest.mark.parametrize(
     ("comment", "words"),
     [
         ('"it\\\'s $(id) \\"here\\""', 'it\'s $(id) "here"'),
