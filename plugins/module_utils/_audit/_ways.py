@@ -520,7 +520,8 @@ def direct_routing(survey: Survey) -> t.Iterator[Finding]:
     four = survey.family(IPV4)
     if not four.docker_manages:
         return
-    shut = {published.container.id for published in four.published if published.loopback or guards(four, published)}
+    guarded = {published.container.id for published in four.published if guards(four, published)}
+    shut = guarded | {published.container.id for published in four.published if published.loopback}
     for family in survey.families:
         setting = "net.ipv4.ip_forward" if family is four else "net.ipv6.conf.all.forwarding"
         forwards = survey.snapshot.sysctls.get(setting)
@@ -535,7 +536,7 @@ def direct_routing(survey: Survey) -> t.Iterator[Finding]:
         for item in _reached_directly(family):
             groups.setdefault((item.endpoint.network, item.endpoint.bridge), []).append(item)
         for (name, bridge), found in sorted(groups.items()):
-            yield _direct_finding(family, name, bridge, found, unsure, shut)
+            yield _direct_finding(family, name, bridge, found, unsure, shut, guarded)
 
 
 def _reached_directly(family: Family) -> t.Iterator[_Reached]:
@@ -623,13 +624,17 @@ def _direct_finding(
     found: t.Sequence[_Reached],
     unsure: t.Tuple[str, ...],
     shut: t.Collection[str],
+    guarded: t.Collection[str],
 ) -> Finding:
     mode = _gateway_mode(family.survey, bridge, family.name)
     severity = MEDIUM
     if not any(item.published is not None or item.endpoint.container.id in shut for item in found):
         # Nothing that was to be closed is open: it was asked for, or is Docker's default for IPv6 up to Engine 26.
         near = not family.docker_manages and all(_is_private(item.endpoint) for item in found)
-        severity = INFO if near or mode == "nat-unprotected" else MEDIUM
+        severity = INFO if near else MEDIUM
+    if mode in ("nat-unprotected", "routed") and not any(item.endpoint.container.id in guarded for item in found):
+        # The network was made to be reached so.
+        severity = INFO
     hangs_on = [reason for item in found for reason in (item.direct or ()) + (item.spoofed or ())]
     return Finding(
         "direct_routing",

@@ -332,7 +332,13 @@ def test_a_network_that_is_to_be_unprotected() -> None:
     finding = only(direct_routing, host("28.5", [Box("a", "80:80", network="open")], networks=nets))
     assert finding.severity == "info"
     shut = only(direct_routing, host("28.5", [Box("a", "127.0.0.1:80:80", network="open")], networks=nets))
-    assert shut.severity == "medium"
+    # The network was made to be reached so; a rule that closes the port was not.
+    assert shut.severity == "info"
+    close = "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 80 --ctdir ORIGINAL -j DROP"
+    guarded = only(
+        direct_routing, host("28.5", [Box("a", "80:80", network="open")], networks=nets, docker_user=[close])
+    )
+    assert guarded.severity == "medium"
 
 
 def test_without_sysctls_it_is_possible() -> None:

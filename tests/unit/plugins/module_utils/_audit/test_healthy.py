@@ -187,9 +187,7 @@ def _golden(path: Path) -> Document:
 
 @pytest.mark.parametrize("path", shared_files("rulesets/moby-iptabler/*.golden"))
 def test_moby_s_golden_files(path: Path) -> None:
-    """A port for the host alone in a network that is open to its neighbours is not for the host alone."""
-    open_to_neighbours = re.search(r"gwm=(nat-unprotected|routed),bindlh=true", path.name)
-    assert_only(_golden(path), *(["direct_routing"] if open_to_neighbours else []))
+    assert_only(_golden(path))
 
 
 def _documented(name: str, **more: t.Any) -> Document:
