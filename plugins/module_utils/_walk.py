@@ -981,18 +981,21 @@ class Program:
         return known
 
     def decided(
-        self, found: _List, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool
+        self, found: _List, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, passing: bool
     ) -> t.Tuple[t.List[Outcome], Intervals]:
         """What the rules of a chain's list decide about regions, each of which only the first are read for.
 
-        Second, the peers that they send back; ``leaves``: whether that is a verdict.
+        Second, the peers that they send back; ``leaves``: whether that is a verdict. ``passing``: without denials.
         """
         region, count = regions[0]
-        key = (found, id(region), count, leaves)
+        key = (found, id(region), count, leaves, passing)
         known: t.Optional[t.Tuple[t.List[Outcome], Intervals]] = self._splits.get(key) if len(regions) == 1 else None
         if known is None:
             back = [] if leaves else [intersect(region, self._returning(found, count)) for region, count in regions]
-            known = found.decided(regions, leaves), _together(back) if back else NOTHING
+            outcomes = found.decided(regions, leaves)
+            if passing:
+                outcomes = [outcome for outcome in outcomes if outcome.verdict not in DENYING]
+            known = outcomes, _together(back) if back else NOTHING
             if len(regions) == 1 and len(region) > _FEW:
                 self._splits.keep(key, known, region, known[1], *[outcome.peers for outcome in known[0]])
         return known
@@ -1004,18 +1007,22 @@ class Program:
             self._splits.keep((found, count), known, known)
         return known
 
-    def walk(self, chain: str, flow: Flow, within: t.Optional[Intervals] = None) -> t.List[Outcome]:
+    def walk(
+        self, chain: str, flow: Flow, within: t.Optional[Intervals] = None, passing: bool = False
+    ) -> t.List[Outcome]:
         """What becomes of the flow's packets in a chain, for the peers given (default: everybody).
 
         For a built-in chain the policy decides what no rule does; a user chain ends with the verdict C(RETURN). The
         peers of all definite outcomes are disjoint and, with those of possible ones, everybody.
+
+        :param passing: leave denials out: a list of a thousand banned addresses is as many outcomes.
         """
         within = EVERYTHING[self.family] if within is None else within
         if not within:
             return []
         if chain not in self.chains:
             return [Outcome(ACCEPT if chain in _BUILTIN else RETURN, None, within, ())]
-        return _Walk(self, flow, within).run(chain)
+        return _Walk(self, flow, within, passing).run(chain)
 
 
 #: The pieces that are to go through a chain, and whether leaving that ends the walk.
@@ -1049,8 +1056,9 @@ class _Taken(t.NamedTuple):
 
 
 class _Walk:
-    def __init__(self, program: Program, flow: Flow, within: Intervals) -> None:
+    def __init__(self, program: Program, flow: Flow, within: Intervals, passing: bool) -> None:
         self._program = program
+        self._passing = passing
         self._flow = flow
         self._within = within
         self._outcomes: t.List[Outcome] = []
@@ -1064,7 +1072,8 @@ class _Walk:
 
     def run(self, chain: str) -> t.List[Outcome]:
         self._policy = self._program.chains[chain].policy
-        for piece in self._carried(chain, [_Piece(self._within, (), self._flow.mark)]):
+        left = self._carried(chain, [_Piece(self._within, (), self._flow.mark)])
+        for piece in () if self._passing and self._policy in DENYING else left:
             self._outcomes.append(Outcome(self._policy or RETURN, None, piece.region, piece.reasons))
         return _gathered(self._outcomes) if self._again else self._outcomes
 
@@ -1185,6 +1194,8 @@ class _Walk:
             taken = found.taken
             on += self._left(visit, item, found)
             if item.target in _VERDICTS or (item.target == RETURN and visit.leaves):
+                if self._passing and item.target in DENYING:
+                    continue
                 self._outcomes.append(_outcome(item.target, visit.chain, item, taken))
             elif item.target == RETURN:
                 visit.back.append(taken)
@@ -1212,7 +1223,7 @@ class _Walk:
             groups.setdefault((piece.reasons, piece.mark), []).append((piece.region, rules.size))
         self._again = self._again or len(groups) > 1
         for (reasons, mark), regions in groups.items():
-            outcomes, back = self._program.decided(rules, regions, visit.leaves)
+            outcomes, back = self._program.decided(rules, regions, visit.leaves, self._passing)
             visit.back += [_Piece(back, reasons, mark)] if back else []
             self._outcomes += [outcome._replace(reasons=reasons) for outcome in outcomes] if reasons else outcomes
         return left if len(left) != len(pieces) or any(a is not b for a, b in zip(left, pieces)) else pieces

@@ -265,7 +265,7 @@ class Family:
         self.variant = variant or docker_variant(survey.snapshot, family)
         self.dump: t.Optional[Dump] = survey.snapshot.dumps.get((family, self.variant))
         self._programs: t.Dict[str, Program] = {}
-        self._walks: t.Dict[t.Tuple[str, str, Flow, t.Optional[Intervals]], t.List[Outcome]] = {}
+        self._walks: t.Dict[t.Tuple[str, str, Flow, t.Optional[Intervals], bool], t.List[Outcome]] = {}
 
     @functools.cached_property
     def other(self) -> t.Optional[Family]:
@@ -646,10 +646,21 @@ class Family:
         self, flow: Flow, chain: str = DOCKER_USER, within: t.Optional[Intervals] = None, table: str = "filter"
     ) -> t.List[Outcome]:
         """What becomes of a flow in a chain; see :meth:`Program.walk`."""
-        key = (table, chain, flow, within)
+        return self._walked(flow, chain, within, table, False)
+
+    def passing(
+        self, flow: Flow, chain: str = DOCKER_USER, within: t.Optional[Intervals] = None, table: str = "filter"
+    ) -> t.List[Outcome]:
+        """The same without denials, which may be thousands."""
+        return self._walked(flow, chain, within, table, True)
+
+    def _walked(
+        self, flow: Flow, chain: str, within: t.Optional[Intervals], table: str, passing: bool
+    ) -> t.List[Outcome]:
+        key = (table, chain, flow, within, passing)
         found = self._walks.get(key)
         if found is None:
-            found = self._walks[key] = self.program(table).walk(chain, flow, within)
+            found = self._walks[key] = self.program(table).walk(chain, flow, within, passing)
         return found
 
     @functools.cached_property
@@ -685,7 +696,7 @@ class Family:
             for table in ("mangle", "filter"):
                 if FORWARD not in self.table(table).chains:
                     continue
-                passed = [outcome for outcome in self.walk(flow, FORWARD, within, table) if not outcome.denies]
+                passed = self.passing(flow, FORWARD, within, table)
                 for outcome in passed:
                     reasons += [reason for reason in outcome.reasons if reason not in reasons]
                 within = join(piece for outcome in passed for piece in outcome.peers)

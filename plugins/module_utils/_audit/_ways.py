@@ -38,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, is_bare_return, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import is_bare_return, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     NOTHING,
@@ -105,7 +105,7 @@ def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]
             for table, chain in chains:
                 if variant is None or chain not in variant.table(table).chains:
                     continue
-                passed = _not_denied(variant.walk(flow, chain, within, table))
+                passed = variant.passing(flow, chain, within, table)
                 sure = [item for item in passed if not item.reasons]
                 if len(sure) < len(passed):
                     certain = intersect(certain, _peers(sure))
@@ -117,10 +117,6 @@ def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]
     if reasons and mostly(intersect(certain, within), family.name):
         return intersect(certain, within), ()
     return within, reasons
-
-
-def _not_denied(outcomes: t.Iterable[Outcome]) -> t.List[Outcome]:
-    return [item for item in outcomes if item.verdict not in DENYING]
 
 
 def _peers(outcomes: t.Sequence[Outcome]) -> Intervals:
@@ -167,10 +163,9 @@ def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard
     for table, chain in _FORWARDED:
         if chain not in family.table(table).chains:
             continue
-        outcomes = family.walk(flow, chain, within, table)
-        passed = _not_denied(outcomes)
+        passed = family.passing(flow, chain, within, table)
         if not any(mostly(item.peers, family.name) for item in passed):
-            site = _denier(family, outcomes)
+            site = _denier(family, family.walk(flow, chain, within, table))
             if site is not None:
                 return Guard(published, flow, table, site)
         within = _peers(passed)
