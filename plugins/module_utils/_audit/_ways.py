@@ -38,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import is_bare_return, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, is_bare_return, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     NOTHING,
@@ -175,13 +175,24 @@ def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard
 def _denier(family: Family, outcomes: t.Sequence[Outcome]) -> t.Optional[Site]:
     """The rule of somebody's own that stops the most, if such rules stop more than half for certain."""
     sizes: t.Dict[Site, int] = {}
-    # The last one, for everybody else, most likely says it all.
-    for item in reversed(outcomes):
-        if item.denies and not item.reasons and item.site is not None and not is_dockers(item.site.chain):
-            sizes[item.site] = sizes.get(item.site, 0) + sum([high - low + 1 for low, high in item.peers])
-            if 2 * sum(sizes.values()) > EVERYTHING[family.name][0][1]:
-                return max(sizes, key=lambda site: sizes[site])
-    return None
+    half = EVERYTHING[family.name][0][1] // 2
+    own = [
+        (item.site, item.peers)
+        for item in outcomes
+        if item.verdict in DENYING
+        and not item.reasons
+        and item.site is not None
+        and item.peers
+        and not is_dockers(item.site.chain)
+    ]
+    # Those that reach far first: one most likely says it all, and bans are of an address each.
+    for far in (True, False):
+        for site, peers in own:
+            if (peers[-1][1] - peers[0][0] >= half) == far:
+                sizes[site] = sizes.get(site, 0) + sum([high - low + 1 for low, high in peers])
+                if far and sizes[site] > half:
+                    return site
+    return max(sizes, key=lambda site: sizes[site]) if sum(sizes.values()) > half else None
 
 
 def _closed_to(family: Family, guard: Guard) -> str:
