@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import itertools
 import random
-import time
 import tracemalloc
 import typing as t
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _walk
@@ -48,7 +48,7 @@ Rules = t.Mapping[str, t.Sequence[str]]
 # A small world -------------------------------------------------------------------------------------------------------
 
 BASE = {IPV4: int(ipaddress.ip_address("10.0.0.0")), IPV6: int(ipaddress.ip_address("fd00::"))}
-SPAN = 48
+SPAN = 14
 PORTS = (1, 2, 3, 4, 80)
 INTERFACES = ("eth0", "eth1", "br-a", "br-b")
 STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED")
@@ -56,7 +56,7 @@ FLAGS = ("SYN", "ACK", "FIN", "RST")
 POLICIES = {"FORWARD": "DROP"}
 CHAINS = ("FORWARD", "A", "B", "C", "D")
 #: Sets of addresses that were read, as numbers from the base on: few and many.
-SETS = {"few": (1, 2, 3, 17), "many": tuple(range(0, SPAN, 3))}
+SETS = {"few": (1, 2, 3, 9), "many": tuple(range(0, 40, 2))}
 
 
 def address(family: str, number: int) -> str:
@@ -309,18 +309,23 @@ def _negatable(*texts: str) -> t.Any:
 
 
 @functools.lru_cache(maxsize=None)
+def _networks(family: str) -> t.List[str]:
+    bits = 32 if family == IPV4 else 128
+    nets = ["%s/%d" % (address(family, start), bits - length) for start, length in ((0, 2), (8, 2), (4, 1), (0, 3))]
+    return [*nets, *(address(family, number) for number in range(SPAN))]
+
+
+@functools.lru_cache(maxsize=None)
 def _fragments(family: str) -> t.Any:
     """Matches by the module that they are of."""
-    hosts = [address(family, number) for number in (1, 2, 5, 20, 40)]
-    bits = 32 if family == IPV4 else 128
-    nets = ["%s/%d" % (address(family, 8), bits - 2), "%s/%d" % (address(family, 16), bits - 4), hosts[0]]
-    ranges = ["%s-%s" % (address(family, 3), address(family, 11)), "%s-%s" % (hosts[0], hosts[0])]
+    hosts = [address(family, number) for number in (1, 2, 5, 9)]
+    nets = _networks(family)
+    ranges = ["%s-%s" % (address(family, 3), address(family, 8)), "%s-%s" % (hosts[0], hosts[0])]
 
     def conntrack(option: str, *values: str) -> t.Any:
         return st.one_of(st.just(""), *[_negatable("%s %s" % (option, value)) for value in values])
 
     return [
-        _negatable(*["-s " + net for net in nets], *["-d " + net for net in nets]),
         _negatable("-i eth0", "-i br+", "-i eth1", "-i +"),
         _negatable("-o br-a", "-o br+", "-o eth0"),
         st.sampled_from(("-f", "! -f")) if family == IPV4 else st.just(""),
@@ -379,12 +384,21 @@ _protocols = st.one_of(
         lambda text: "-p tcp -m tcp " + text
     ),
 )
-_targets = st.one_of(
-    st.sampled_from(("-j ACCEPT", "-j DROP", "-j REJECT", "-j RETURN")),
-    st.sampled_from(("-j A", "-j B", "-j C", "-j D", "-g B", "-g C", "-g D")),
-    st.sampled_from(("", "-j LOG", "-j CT --notrack", "-j NFQUEUE --queue-num 1", "-j GONE")),
-    st.sampled_from(("-j MARK --set-xmark 0x1/0xffffffff", "-j MARK --set-xmark 0x3/0x2")),
+_verdicts = st.sampled_from(("-j ACCEPT", "-j DROP", "-j REJECT", "-j RETURN"))
+_jumps = st.sampled_from(("-j A", "-j B", "-j C", "-j D", "-g B", "-g C", "-g D"))
+_others = st.sampled_from(
+    (
+        "",
+        "-j LOG",
+        "-j CT --notrack",
+        "-j MARK --set-xmark 0x1/0xffffffff",
+        "-j MARK --set-xmark 0x3/0x2",
+        "-j MARK --set-xmark 0x1/0x1",
+        "-j NFQUEUE --queue-num 1",
+        "-j GONE",
+    )
 )
+_targets = st.one_of(_verdicts, _verdicts, _jumps, _jumps, _others)
 
 
 def _downwards(chain: str, rule: str) -> str:
@@ -396,23 +410,26 @@ def _downwards(chain: str, rule: str) -> str:
 
 @st.composite
 def _rule(draw: t.Any, family: str) -> t.List[str]:
+    """One rule, most of them of little; or a list of addresses, as those who ban and exempt have it."""
     fragments = _fragments(family)
-    chosen = sorted(draw(st.sets(st.integers(0, len(fragments) - 1), max_size=3)))
-    matches = [draw(fragments[index]) for index in chosen]
-    protocol = draw(_protocols)
-    target = draw(_targets)
-    if draw(st.integers(0, 5)) == 0:
-        # A list of addresses, as those that ban or exempt are.
-        end, targets = draw(st.sampled_from(("-s", "-d"))), draw(st.sampled_from(_LISTS))
-        numbers = draw(st.lists(st.integers(0, SPAN - 1), min_size=2, max_size=14))
-        heads = ["%s %s" % (end, address(family, number)) for number in numbers]
-        tails = [targets[index % len(targets)] for index in range(len(heads))]
-        matches = [match for match in matches if not match.startswith(("-s", "-d"))]
-    else:
-        heads, tails = [""], [target]
+    matches = [
+        draw(fragments[index]) for index in sorted(draw(st.sets(st.integers(0, len(fragments) - 1), max_size=2)))
+    ]
+    kind = draw(st.integers(0, 9))
+    matches = matches if kind < 6 else []
+    protocol = draw(_protocols) if kind < 4 else ""
+    heads, targets = [""], [draw(_targets)]
+    if kind == 9:
+        heads = draw(st.lists(st.sampled_from(_networks(family)), min_size=2, max_size=12))
+        heads = ["%s %s" % (draw(st.sampled_from(("-s", "-d"))), head) for head in heads]
+        targets = list(draw(st.sampled_from(_LISTS)))
+    elif kind % 2:
+        heads = [draw(_negatable(*["-s " + net for net in _networks(family)]))]
+    elif kind == 2:
+        heads = [draw(_negatable(*["-d " + net for net in _networks(family)]))]
     if family == IPV6:
         protocol = protocol.replace("icmp", "ipv6-icmp")
-    parts = [[head, protocol, *matches, tail] for head, tail in zip(heads, tails)]
+    parts = [[head, protocol, *matches, target] for head, target in zip(heads, itertools.cycle(targets))]
     return [" ".join(part for part in words if part) for words in parts]
 
 
@@ -423,7 +440,8 @@ _LISTS = (("-j DROP",), ("-j DROP", "-j ACCEPT"), ("-j LOG", "-j REJECT"), ("-j 
 def _rules(draw: t.Any, family: str) -> t.Dict[str, t.List[str]]:
     found = {}
     for chain in CHAINS:
-        lines = [line for rule in draw(st.lists(_rule(family), max_size=6)) for line in rule]
+        rules = draw(st.lists(_rule(family), min_size=6 if chain == "FORWARD" else 2, max_size=9))
+        lines = [line for rule in rules for line in rule]
         found[chain] = [_downwards(chain, line) for line in lines]
     return found
 
@@ -514,8 +532,8 @@ def cases(draw: t.Any) -> Case:
     return Case(family, peer, draw(_rules(family)), draw(_packet(peer)), ends)
 
 
-#: Peers that are tried: those that rules name, their neighbours, and one far away.
-PEERS = (0, 1, 2, 3, 5, 8, 12, 13, 16, 17, 20, 31, 33, 40, 47, 1000)
+#: Peers that are tried: those that rules name, and one far away.
+PEERS = (*range(SPAN), 1000)
 
 
 def told(outcomes: t.Iterable[Outcome], family: str, number: int) -> t.List[t.Tuple[str, t.Optional[Site], bool]]:
@@ -561,7 +579,53 @@ def sound(family: str, outcomes: t.List[Outcome], within: Intervals) -> None:
 roots = st.sampled_from(("FORWARD", "FORWARD", "A"))
 
 
+def case_of(forward: t.Sequence[str], chain: t.Sequence[str] = ()) -> Case:
+    packet = Packet(
+        1, 0, "tcp", "eth0", "br-a", 4, 80, frozenset(("NEW",)), "ORIGINAL", (1, 0, 4, 80), (0, 1, 80, 4),
+        frozenset(("SYN",)), 0, False,
+    )  # fmt: skip
+    return Case(IPV4, SOURCE, {"FORWARD": list(forward), "A": list(chain)}, packet, (True, False, False, True))
+
+
+#: Addresses that nobody asks about, so that a list is long.
+_FILLER = ["-s %s -j DROP" % address(IPV4, number) for number in range(20, 60, 2)]
+
+
 @given(cases(), roots, st.sampled_from((0, _walk._FEW)))
+@example(case_of(["-j A", "-j REJECT"], ["-s 10.0.0.1 -j DROP", "-p tcp -j ACCEPT", "-s 10.0.0.2 -j RETURN"]), "A", 0)
+@example(
+    case_of(["-j A", "-j REJECT"], ["-s 10.0.0.1 -j DROP", "-p tcp -j ACCEPT", "-s 10.0.0.2 -j RETURN"]), "FORWARD", 0
+)
+@example(
+    case_of([*_FILLER, "-s 10.0.0.1 -j DROP", "! -s 10.0.0.5 -p tcp -j ACCEPT", "-s 10.0.0.4/31 -j REJECT"]),
+    "FORWARD",
+    0,
+)
+@example(
+    case_of(
+        [
+            *_FILLER,
+            "-s 10.0.0.2 -m limit --limit 1/sec -j MARK --set-xmark 0x1/0x1",
+            "-s 10.0.0.0/30 -j A",
+            "-s 10.0.0.0/29 -j RETURN",
+        ],
+        ["-m mark --mark 0x1 -s 10.0.0.2 -j RETURN", "-s 10.0.0.0/30 -j ACCEPT", "-s 10.0.0.1 -j DROP"],
+    ),
+    "FORWARD",
+    0,
+)
+@example(
+    case_of(
+        [
+            "-j MARK --set-xmark 0x3/0x2",
+            "-j MARK --set-xmark 0x3/0x2",
+            "-m mark --mark 0x2 -j ACCEPT",
+            "-m mark --mark 0x3 -j REJECT",
+        ]
+    ),
+    "FORWARD",
+    8,
+)
 def test_as_the_manual_says(case: Case, root: str, few: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_walk, "_FEW", few)  # 0: every chain has an index
@@ -690,7 +754,7 @@ def verdict(rules: Rules, flow: Flow = INBOUND, root: str = "FORWARD", **more: t
         ("-m iprange --dst-range 10.0.0.3-10.0.0.9", False),
         ("-m set --match-set few src", True),
         ("-m set ! --match-set few src", False),
-        ("-m set --match-set many dst", False),
+        ("-m set --match-set many dst", True),
         ("-m set ! --match-set few dst", False),
         ("-m addrtype --dst-type LOCAL", False),
         ("-m addrtype ! --dst-type LOCAL", True),
@@ -969,10 +1033,8 @@ HARD: t.Mapping[str, t.Callable[[], Rules]] = {
 @pytest.mark.parametrize("rules", HARD.values(), ids=HARD)
 def test_hard_rules(rules: t.Callable[[], Rules], peer: str) -> None:
     made, flow = program(rules()), INBOUND._replace(peer=peer)
-    start = time.process_time()
     sound(IPV4, made.walk("FORWARD", flow), EVERYTHING[IPV4])
     assert told(made.walk("FORWARD", flow), IPV4, 1)
-    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("case", ["200 deep", "5,000 deep", "each chain leads twice to the next"])
@@ -1053,7 +1115,7 @@ def flows(count: int) -> t.Iterator[Flow]:
 
 @pytest.mark.parametrize("rules", BIG.values(), ids=BIG)
 def test_ten_thousand_rules(rules: t.Callable[[int], Rules]) -> None:
-    """The bounds are four times what is asked for, as machines are busy: 150 ms, 20 ms, 1 s and 40 MiB."""
+    """In 40 MiB at most; how long it takes the benchmark says."""
     chains = chains_of(rules(10000))
     tracemalloc.start()
     try:
@@ -1064,12 +1126,7 @@ def test_ten_thousand_rules(rules: t.Callable[[int], Rules]) -> None:
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
         tracemalloc.stop()
-    made, start = Program(chains), time.process_time()
-    made.walk("FORWARD", next(flows(1)))
-    first, start = time.process_time() - start, time.process_time()
-    made.walk("FORWARD", next(flows(1)), of_network(ME))
-    packet, start = time.process_time() - start, time.process_time()
-    for flow in flows(1000):
-        made.walk("FORWARD", flow)
-    thousand = time.process_time() - start
-    assert (first < 0.6, packet < 0.08, thousand < 4) == (True, True, True), (first, packet, thousand)
+    made = Program(chains)
+    assert made.walk("FORWARD", next(flows(1)), of_network(ME))
+    # Quadratic in anything, this would take minutes.
+    assert all(made.walk("FORWARD", flow) for flow in flows(1000))
