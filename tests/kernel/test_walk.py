@@ -652,13 +652,19 @@ def story(
 ) -> str:
     """All that a person needs to make a case of it."""
     read = ["%s %d: %s" % (name, place, chains[name].rules[place - 1].render()) for name, place, _target in path]
-    return "\n".join(
-        ["QUAYWALL_WALK_SEED=%d" % seed, "sent: %s" % (shot,), "flow: %s" % (flow,), "the walk says: %s" % (said,),
-         "the kernel did: %s, having read" % (end,), *read, "of", *[
-             "%s %d: %s" % (chain.name, place, rule.render())
-             for chain in chains.values() for place, rule in enumerate(chain.rules, 1)
-         ]]
-    )  # fmt: skip
+    rules = [
+        "%s %d: %s" % (chain.name, place, rule.render())
+        for chain in chains.values()
+        for place, rule in enumerate(chain.rules, 1)
+    ]
+    head = [
+        "QUAYWALL_WALK_SEED=%d" % seed,
+        "sent: %s" % (shot,),
+        "flow: %s" % (flow,),
+        "the walk says: %s" % (said,),
+        "the kernel did: %s, having read" % (end,),
+    ]
+    return "\n".join([*head, *read, "of", *rules])
 
 
 @pytest.fixture(scope="module", params=SHARES, ids="-".join)

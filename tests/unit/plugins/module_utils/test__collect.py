@@ -125,10 +125,10 @@ class Host:
         return "/usr/sbin/" + program if program in self.programs else None
 
     def docker(self) -> t.Any:
-        engine = self.engine
-        if isinstance(engine, BaseException):
-            raise engine
-        return engine
+        failure: t.Optional[Exception] = self.engine if isinstance(self.engine, Exception) else None
+        if failure is not None:
+            raise failure
+        return self.engine
 
     def snapshot(self) -> Snapshot:
         """The host's, which is the same from a file."""
