@@ -737,16 +737,12 @@ class _List:
         own: t.List[t.List[Interval]] = [[] for _item in items]
         for low, high, number in self._spans:
             own[number].append((low, high))
-        outcomes = [
+        self._outcomes = [
             Outcome(item.target, Site(chain, item.position, item.last), tuple(peers), ()) if peers else None
             for item, peers in zip(items, own)
         ]
         self._returning = {number for number, item in enumerate(items) if item.target == RETURN}
-        #: By whether RETURN is a verdict.
-        self._outcomes = {
-            True: outcomes,
-            False: [None if number in self._returning else outcome for number, outcome in enumerate(outcomes)],
-        }
+        self._asked: t.Dict[t.Tuple[bool, bool], t.List[t.Optional[Outcome]]] = {(True, False): self._outcomes}
 
     def _between(self, low: int, high: int) -> t.Tuple[int, int]:
         start = bisect.bisect_left(self._spans, (low + 1,))
@@ -754,23 +750,28 @@ class _List:
             start -= 1
         return start, bisect.bisect_left(self._spans, (high + 1,), start)
 
-    def _inside(self, region: Intervals, count: int) -> t.Iterator[t.Tuple[int, Interval]]:
-        """The peers of a region that the first rules decide about, and by which."""
-        if len(region) > len(self._spans):
-            for low, high, number in self._spans:
+    def _inside(self, region: Intervals, count: int) -> t.List[t.Tuple[int, int, int]]:
+        """The peers of a region that the first rules decide about, in order, and by which."""
+        spans = self._spans
+        found: t.List[t.Tuple[int, int, int]] = []
+        if len(region) > len(spans):
+            for low, high, number in spans:
                 if number < count:
-                    for piece in intersect(((low, high),), region):
-                        yield number, piece
-            return
+                    found += [(first, last, number) for first, last in intersect(((low, high),), region)]
+            return found
         for low, high in region:
             start, end = self._between(low, high)
-            for first, last, number in self._spans[start:end]:
-                if number < count:
-                    yield number, (max(first, low), min(last, high))
+            inner = [span for span in spans[start:end] if span[2] < count]
+            if inner and inner[0][0] < low:
+                inner[0] = (low, *inner[0][1:])
+            if inner and inner[-1][1] > high:
+                inner[-1] = (inner[-1][0], high, inner[-1][2])
+            found += inner
+        return found
 
     def gone(self, region: Intervals, count: int) -> Intervals:
         """The peers of a region that the first rules decide about."""
-        return join(piece for _number, piece in self._inside(region, count))
+        return tuple([span[:2] for span in self._inside(region, count)])
 
     def returning(self, count: int) -> Intervals:
         """The peers that the first rules send back."""
@@ -778,23 +779,32 @@ class _List:
             return NOTHING
         return join((low, high) for low, high, number in self._spans if number < count and number in self._returning)
 
-    def decided(self, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool) -> t.List[Outcome]:
+    def decided(self, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, passing: bool) -> t.List[Outcome]:
         """What the rules decide about regions, each of which only the first rules are read for.
 
-        ``leaves``: whether RETURN is a verdict.
+        ``leaves``: whether RETURN is a verdict; ``passing``: without denials.
         """
+        known = self._asked.get((leaves, passing))
+        if known is None:
+            known = self._asked[leaves, passing] = [
+                None
+                if outcome is None or (outcome.verdict == RETURN and not leaves) or (passing and outcome.denies)
+                else outcome
+                for outcome in self._outcomes
+            ]
         found: t.Dict[int, t.List[Interval]] = {}
         whole: t.Optional[t.Tuple[Intervals, int]] = None
         for region, count in regions:
             if whole is None and self._is_most(region):
                 whole = region, count
                 continue
-            for number, piece in self._inside(region, count):
-                found.setdefault(number, []).append(piece)
-        if whole is None:
-            parts = [(self._outcomes[leaves][number], found[number]) for number in sorted(found)]
-            return [known._replace(peers=join(peers)) for known, peers in parts if known is not None]
-        return self._most(*whole, found, self._outcomes[leaves])
+            for low, high, number in self._inside(region, count):
+                if known[number] is not None:
+                    found.setdefault(number, []).append((low, high))
+        if whole is not None:
+            return self._most(*whole, found, known)
+        parts = [(known[number], found[number]) for number in sorted(found)]
+        return [outcome._replace(peers=join(peers)) for outcome, peers in parts if outcome is not None]
 
     def _is_most(self, region: Intervals) -> bool:
         return (
@@ -992,10 +1002,7 @@ class Program:
         known: t.Optional[t.Tuple[t.List[Outcome], Intervals]] = self._splits.get(key) if len(regions) == 1 else None
         if known is None:
             back = [] if leaves else [intersect(region, self._returning(found, count)) for region, count in regions]
-            outcomes = found.decided(regions, leaves)
-            if passing:
-                outcomes = [outcome for outcome in outcomes if outcome.verdict not in DENYING]
-            known = outcomes, _together(back) if back else NOTHING
+            known = found.decided(regions, leaves, passing), _together(back) if back else NOTHING
             if len(regions) == 1 and len(region) > _FEW:
                 self._splits.keep(key, known, region, known[1], *[outcome.peers for outcome in known[0]])
         return known

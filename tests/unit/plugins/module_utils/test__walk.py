@@ -626,10 +626,14 @@ _FILLER = ["-s %s -j DROP" % address(IPV4, number) for number in range(20, 60, 2
     "FORWARD",
     8,
 )
+@example(case_of(["-m limit --limit 1/sec -j A", "-j ACCEPT"], ["-m limit --limit 1/sec -j DROP"]), "FORWARD", 8)
+@example(case_of(["-j GONE", "-m mark --mark 0x1 -j ACCEPT"]), "FORWARD", 8)
 def test_as_the_manual_says(case: Case, root: str, few: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_walk, "_FEW", few)  # 0: every chain has an index
-        outcomes = program(case.rules, case.family).walk(root, case.flow())
+        made, flow = program(case.rules, case.family), case.flow()
+        outcomes = made.walk(root, flow)
+        assert made.walk(root, flow, passing=True) == [outcome for outcome in outcomes if not outcome.denies]
     sound(case.family, outcomes, EVERYTHING[case.family])
     for number in PEERS:
         agree(case, root, outcomes, number)
