@@ -538,7 +538,7 @@ def test_the_sdk_is_missing(host: Host) -> None:
     host.run_workload("admin", publish=["9000:8080"])
     before = chain(host)
     blocked = modules.command()
-    blocked[-1] = "import sys; sys.modules['docker'] = None\n" + blocked[-1]
+    blocked[-2] = "import sys; sys.modules['docker'] = None\n" + blocked[-2]
     done = host.run(blocked, stdin=modules.arguments(**EXAMPLE), check=False)
     answer = json.loads(done.stdout)
     assert answer["failed"]
