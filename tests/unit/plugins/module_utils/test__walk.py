@@ -1033,6 +1033,7 @@ HARD: t.Mapping[str, t.Callable[[], Rules]] = {
 }
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("peer", [SOURCE, DESTINATION])
 @pytest.mark.parametrize("rules", HARD.values(), ids=HARD)
 def test_hard_rules(rules: t.Callable[[], Rules], peer: str) -> None:
@@ -1117,6 +1118,7 @@ def flows(count: int) -> t.Iterator[Flow]:
         )
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("rules", BIG.values(), ids=BIG)
 def test_ten_thousand_rules(rules: t.Callable[[int], Rules]) -> None:
     """In 40 MiB at most; how long it takes the benchmark says."""

@@ -357,6 +357,7 @@ def test_with_chains_none_is_named_that_a_packet_reaches(
 # Cost ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.big
 @pytest.mark.parametrize(
     "rules",
     [

@@ -470,6 +470,7 @@ def test_hostile_names(name: str) -> None:
     assert_lawful(document, hostile=True)
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("count", [15, 200, 1000])
 def test_chains_nested_deeply(count: int) -> None:
     assert_lawful(_deep(count))
@@ -530,6 +531,7 @@ def _calls(document: Document) -> t.Dict[str, int]:
     return found
 
 
+@pytest.mark.big
 def test_growth() -> None:
     """Twice the containers and twice the rules: about twice the work, where the one times the other were four times."""
     small, big = _calls(large(100, 1000)), _calls(large(200, 2000))
