@@ -77,7 +77,7 @@ _MOST_STEPS = 300000
 _MOST_PIECES = 16
 _MOST_REASONS = 8
 #: Intervals that are kept for sets of peers that come again.
-_MOST_KEPT = 1000000
+_MOST_KEPT = 150000
 #: A chain of so few rules is read as it is.
 _FEW = 8
 

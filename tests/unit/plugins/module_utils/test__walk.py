@@ -1127,7 +1127,7 @@ def test_ten_thousand_rules(rules: t.Callable[[int], Rules]) -> None:
     try:
         made = Program(chains)
         for peer in (SOURCE, DESTINATION):
-            for flow in flows(3):
+            for flow in flows(300):
                 made.walk("FORWARD", flow._replace(peer=peer))
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
