@@ -106,10 +106,13 @@ class Stage:
         self.host.run(f"set -e\n{HEALTHY}\n{_READY}")
         self._healthy = self._rules_after(_KEEP)
         modules.install(self.host)
-        for module, options in (("docker_fw_audit", {}), ("docker_user_rule", {"name": "compiled", "state": "absent"})):
+        for module, given in (
+            ("docker_fw_audit", modules.arguments()),
+            ("docker_user_rule", modules.arguments(name="compiled", state="absent")),
+        ):
             # Keeps the compiled modules, which are run a hundred times.
             words = [word for word in modules.command(module) if word != "-B"]
-            self.host.run(words, stdin=modules.arguments(**options))
+            self.host.run(words, stdin=given)
 
     def close(self) -> None:
         self.client.close()

@@ -2,7 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""docker_fw_audit on real Docker hosts: what it says is what packets do, and its fixes do what they say."""
+"""docker_fw_audit on real Docker hosts: what it says is what packets do, and its fixes do what they say.
+
+With ``QUAYWALL_EVERY_FIX=1`` also the fixes of findings that a situation has besides its own: most of them are another
+situation's own.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ from hosts.situations import (
     matches,
 )
 
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import CHECKS
 from testbed import OFFICE, STRANGER, SUITES, Bed
 
 PORT_ONLY: t.Final = "iptables -I DOCKER-USER -p tcp --dport 8080 -j DROP"
@@ -237,8 +242,8 @@ def test_blast_radius(stages: dict[str, Stage], numbers: range) -> None:
     with contextlib.ExitStack() as serving, concurrent.futures.ThreadPoolExecutor() as pool:
         for port in {rule.outgoing for _name, rule in rules}:
             serving.enter_context(client.listen(port))
-        faults = list(pool.map(radius_faults, stages.values(), rules))
-    assert not (faults := [fault for each in faults for fault in each]), "\n".join(faults)
+        faults = [fault for each in pool.map(radius_faults, stages.values(), rules) for fault in each]
+    assert not faults, "\n".join(faults)
 
 
 def radius_faults(stage: Stage, named: tuple[str, Rule]) -> list[str]:
@@ -384,6 +389,11 @@ def test_an_audit_changes_nothing(stages: dict[str, Stage]) -> None:
 # Every situation ------------------------------------------------------------------------------------------------------
 
 
+def test_every_check_has_its_situation() -> None:
+    """But `exposed`, which the healthy host has."""
+    assert {wanted["check"] for situation in SITUATIONS for wanted in situation.expect} == set(CHECKS) - {"exposed"}
+
+
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda situation: situation.name.replace(" ", "-"))
 def test_situation(stages: dict[str, Stage], situation: Situation) -> None:
     """What must be said is said, nothing else is; each fix does away with its finding, as packets agree."""
@@ -397,7 +407,7 @@ def test_situation(stages: dict[str, Stage], situation: Situation) -> None:
 
 def play(stage: Stage, situation: Situation, ways: list[Way]) -> None:
     stage.provoke(situation)
-    faults = []
+    faults: list[str] = []
     try:
         findings = stage.findings(check=True)
         for wanted in situation.expected(stage.suite):
@@ -436,7 +446,9 @@ def new_among(left: list[Finding], before: list[Finding]) -> list[Finding]:
 
 def abouts(finding: Finding) -> set[tuple[str, ...]]:
     """The containers that a finding is about, and how."""
-    about = {(item["container"], item["published"], item["traffic"]) for item in finding["affected"]}
+    about: set[tuple[str, ...]] = {
+        (item["container"], item["published"], item["traffic"]) for item in finding["affected"]
+    }
     return about or {(finding["id"],)}
 
 
