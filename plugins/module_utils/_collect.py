@@ -50,6 +50,10 @@ Document = t.Dict[str, t.Any]
 SAVED_FILES = ("/etc/iptables/rules.v4", "/etc/iptables/rules.v6")
 DAEMON_FILE = "/etc/docker/daemon.json"
 
+#: How often, and after how many seconds, FORWARD is read again when its jump to DOCKER-USER is missing.
+_LOOKS = 3
+_LOOK_AGAIN = 0.2
+
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 _NEEDS_ROOT = "Reading %s needs root: add become: true to the task or the play."
 
@@ -64,6 +68,14 @@ class _Unreadable(Exception):
 def _decode(output: bytes) -> str:
     """Text that any JSON file can hold, so that what is judged live is what is judged from the file."""
     return output.decode("utf-8", "backslashreplace")
+
+
+def _jump_is_away(text: str) -> bool:
+    """True if Docker's chains are there, and no jump to DOCKER-USER.
+
+    Engines up to 27 take it away and put it back at each network create, some 10 ms later (docker-firewall-facts 1.1).
+    """
+    return "\n:DOCKER-USER " in text and "\n:DOCKER " in text and "\n-A FORWARD -j DOCKER-USER\n" not in text
 
 
 def _clean(value: t.Any) -> t.Any:
@@ -394,7 +406,7 @@ class _Collector:
 
     def _dump(self, family: str, variant: str, part: str) -> str:
         try:
-            return _decode(self._firewall.save_all(family, variant))
+            return self._settled(family, variant)
         except FirewallError:
             if variant == LEGACY or self._nft_objects is None or not self._firewall.can_read(family, variant):
                 raise
@@ -405,6 +417,16 @@ class _Collector:
                 text += _decode(self._firewall.save_all(family, variant, table))
             except FirewallError as error:
                 self.hole("%s_%s" % (part, table), str(error))
+        return text
+
+    def _settled(self, family: str, variant: str) -> str:
+        """All tables; read again where Docker may be about to put the jump back."""
+        text = _decode(self._firewall.save_all(family, variant))
+        for _turn in range(_LOOKS):
+            if not _jump_is_away(text):
+                break
+            time.sleep(_LOOK_AGAIN)
+            text = _decode(self._firewall.save_all(family, variant))
         return text
 
     def _incompatible(self, text: str, family: str, part: str) -> None:

@@ -601,3 +601,26 @@ def test_a_host_without_iptables(host: Host) -> None:
 @pytest.mark.parametrize("parse", [parse_interfaces, lambda items: parse_routes(items, "ipv4")])
 def test_what_ip_leaves_out(parse: t.Any) -> None:
     assert parse([]) == parse([{}, {"flags": []}]) == []
+
+
+@pytest.mark.parametrize("away", [1, 99])
+def test_a_jump_that_docker_is_putting_back(host: Host, monkeypatch: pytest.MonkeyPatch, away: int) -> None:
+    """Engines up to 27 take it away for a moment at each network create; one that stays away is told."""
+    waited: t.List[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    text = host.programs["iptables-nft-save"][""]
+    assert isinstance(text, bytes)
+    without = text.replace(b"-A FORWARD -j DOCKER-USER\n", b"")
+    looks = [without] * away
+    ask = host.run
+
+    def run(args: t.Sequence[str], *rest: t.Any) -> t.Any:
+        if os.path.basename(args[0]) == "iptables-nft-save":
+            return 0, looks.pop() if looks else text, b""
+        return ask(args, *rest)
+
+    monkeypatch.setattr(host, "run", run)
+    chain = host.snapshot().dumps["ipv4", "nft"].chain("filter", "FORWARD")
+    assert chain is not None
+    assert any(rule.target == "DOCKER-USER" for rule in chain.rules) is (away == 1)
+    assert len(waited) == (1 if away == 1 else 3)
