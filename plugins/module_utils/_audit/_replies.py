@@ -36,6 +36,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
     listed,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._remedies import (
+    container_name,
+    container_target,
     deny_policies,
     established_fix,
     fix,
@@ -57,11 +59,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._rulings im
     holds,
     rulings_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._walk import Outcome, Site, interface_matches
+from ansible_collections.quaywall.docker.plugins.module_utils._walk import Flow, Outcome, Site, interface_matches
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import (
         Endpoint,
+        Family,
         Published,
         Survey,
     )
@@ -286,20 +289,30 @@ def _host_port_fix(
     # What the other denies stop that a jump leads to, they go on to stop.
     others = [other for other in rulings.denies if other.site != ruling.site and site in itertools.chain(*other.ways)]
 
+    direct: t.List[t.Tuple[Published, Flow]] = []
+
     def policies() -> t.Optional[t.List[Json]]:
         if scope.by_host or (others and site not in (gone or ())):
             return None
+        direct.extend(_closed_directly(rulings, ruling, published))
+        ports = scope.original_ports or ()
         return together(
-            _port_policies(rulings, ruling, scope, ports, published) for ports in scope.original_ports or ()
+            itertools.chain(
+                (_port_policies(rulings, ruling, scope, item, published) for item in ports),
+                (_own_address_policies(rulings, ruling, scope, item, flow) for item, flow in direct),
+            )
         )
 
-    return fix(
+    made = fix(
         rulings,
         "Say it by a policy for the published port, which is about connections from outside only.",
         policies,
         gone,
         published,
     )
+    if made is None or not direct:
+        return made
+    return made._replace(description=made.description + " What the rule closes at containers' own addresses stays so.")
 
 
 def _port_policies(
@@ -321,6 +334,36 @@ def _port_policies(
         target["published_address"] = scope.original_address
     name = "port-%s" % text.replace(":", "-")
     return deny_policies(rulings, scope, ruling.verdict, name, target, peers_of(rulings.walk(flows[0]), ruling))
+
+
+def _closed_directly(
+    rulings: Rulings, ruling: Ruling, published: t.Iterable[Published]
+) -> t.Iterator[t.Tuple[Published, Flow]]:
+    """What the rule also stops at containers' own addresses: there the port that is connected to is the container's."""
+    family = rulings.family
+    for item in published:
+        if item.endpoint is None or item.routed:
+            continue
+        for flow in family.direct(item.endpoint, item.binding.protocol, item.binding.container_port):
+            if rulings.decides(ruling, flow) and all(_arrives(family, flow, table) for table in ("raw", "mangle")):
+                yield item, flow
+                break
+
+
+def _arrives(family: Family, flow: Flow, table: str) -> bool:
+    chain = "PREROUTING"
+    there = chain in family.table(table).chains
+    return not there or any(not outcome.denies for outcome in family.walk(flow, chain, table=table))
+
+
+def _own_address_policies(
+    rulings: Rulings, ruling: Ruling, scope: Scope, published: Published, flow: Flow
+) -> t.Optional[t.List[Json]]:
+    binding, container = published.binding, published.container
+    target = container_target(container, binding.protocol, [binding.container_port])
+    target["match"] = "address"
+    name = container_name(container, binding.protocol, [binding.container_port])
+    return deny_policies(rulings, scope, ruling.verdict, name, target, peers_of(rulings.walk(flow), ruling))
 
 
 # Rules for all that comes in -----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._replies im
     established_missing,
     replies_or_egress_hit,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import direct_routing
 from ansible_collections.quaywall.docker.tests.unit.audits import Check, fixed, found, names, only
 from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     CAPTURES,
@@ -103,6 +104,26 @@ def test_a_host_port_in_any_direction(rules: t.Sequence[str], traffic: t.Set[str
 )
 def test_a_host_port_for_those_who_connect(rules: t.Sequence[str]) -> None:
     assert said(pair(*rules)) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "port", "direct"),
+    [("20.10", 8080, True), ("26.1", 8080, True), ("28.5", 8080, False), ("26.1", 9000, False)],
+)
+def test_what_the_rule_closes_at_a_containers_own_address_stays_closed(engine: str, port: int, direct: bool) -> None:
+    """As measured: up to Engine 27 one reaches a container by routing, and 8080 is then the port connected to."""
+    document = host(engine, [SHOP, ADMIN], ["-p tcp -m conntrack --ctorigdstport %d -j DROP" % port])
+    fix = only(replies_or_egress_hit, document).fix
+    assert fix is not None
+    policies = [task["quaywall.docker.docker_user_rule"] for task in fix.tasks[:-1]]
+    assert [(item.get("published_port"), item.get("container"), item.get("match")) for item in policies] == [
+        (str(port), None, None),
+        *([(None, "shop", "address")] if direct else []),
+    ]
+    assert ("own addresses" in fix.description) is direct
+    after = fixed(document, only(replies_or_egress_hit, document))
+    before = [finding.affected for finding in found(direct_routing, document)]
+    assert [finding.affected for finding in found(direct_routing, after)] == before
 
 
 def test_what_it_lacks_is_named() -> None:
