@@ -1082,7 +1082,7 @@ class _Walk:
         left = self._carried(chain, [_Piece(self._within, (), self._flow.mark)])
         for piece in () if self._passing and self._policy in DENYING else left:
             self._outcomes.append(Outcome(self._policy or RETURN, None, piece.region, piece.reasons))
-        return _gathered(self._outcomes) if self._again else self._outcomes
+        return _gathered(self._outcomes) if self._again or len(left) > 1 else self._outcomes
 
     def _carried(self, chain: str, pieces: t.List[_Piece]) -> t.List[_Piece]:
         """Carry pieces through a chain; those that come back. Chains may be nested by the thousand."""
