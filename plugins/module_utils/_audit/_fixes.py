@@ -267,6 +267,7 @@ def effects(
         if (published.container.id, published.binding.protocol, published.binding.container_port) in wanted
     ]
     before = family.program()
+    few = len(rules) < _MANY
     rules = _that_matter(family, before, rules, [flow for _published, ways in ports for flow in ways])
     chains = dict(family.filter.chains)
     chains[DOCKER_USER] = Chain(DOCKER_USER, None, _without(rules, gone.get(DOCKER_USER, set())))
@@ -276,14 +277,16 @@ def effects(
     after = before.with_chains(chains, [DOCKER_USER, *gone])
     gains: t.List[str] = []
     loses: t.List[str] = []
+    unanswered = _unanswered(family) if few else frozenset()
     for published, ways in ports:
-        before_in, after_in = _accepted(family, before, ways), _accepted(family, after, ways)
+        answers = family.replies(published) if id(published) in unanswered else ()
+        before_in, after_in = _accepted(family, before, ways, answers), _accepted(family, after, ways, answers)
         for words, change in ((gains, subtract(after_in, before_in)), (loses, subtract(before_in, after_in))):
             if change:
                 words.append(
                     "%s: %s over %s" % (family.peers_text(change), _port_text(published), FAMILY_TEXTS[family.name])
                 )
-    if len(rules) < _MANY:
+    if few:
         gains += _own_gains(family, after)
     return gains, loses
 
@@ -367,9 +370,28 @@ def _port_text(published: Published) -> str:
     return "%s (%s)" % (published.container.name, published.text)
 
 
-def _accepted(family: Family, program: Program, ways: t.Sequence[Flow]) -> Intervals:
-    """Who may get through filter FORWARD by any of the ways in."""
+def _accepted(family: Family, program: Program, ways: t.Sequence[Flow], answers: t.Sequence[Flow] = ()) -> Intervals:
+    """Who may get through filter FORWARD by any of the ways in, and is answered if answers are given."""
     everybody = EVERYTHING[family.name]
-    found = [outcome.peers for flow in ways for outcome in program.walk(FORWARD, flow, everybody, True)]
+    if answers:
+        return join(
+            piece
+            for flow, answer in zip(ways, answers)
+            for piece in _passed(program, answer, _passed(program, flow, everybody))
+        )
+    found = [outcome.peers for flow in ways for outcome in program.walk(FORWARD, flow, everybody) if not outcome.denies]
     # What a list of banned addresses leaves has thousands of pieces.
     return found[0] if len(found) == 1 else join(piece for peers in found for piece in peers)
+
+
+@functools.lru_cache(maxsize=4)
+def _unanswered(family: Family) -> t.FrozenSet[int]:
+    """Published ports, by identity, of which somebody may get in and not be answered: policies let answers pass."""
+    program, everybody = family.program(), EVERYTHING[family.name]
+    found = set()
+    for published in family.published:
+        for flow, answer in zip(family.inbound(published), family.replies(published)):
+            came = _passed(program, flow, everybody)
+            if came and _passed(program, answer, came) != came:
+                found.add(id(published))
+    return frozenset(found)
