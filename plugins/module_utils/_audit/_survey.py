@@ -639,7 +639,10 @@ class Family:
         for name, item in (self.survey.snapshot.sets or {}).items():
             plain = item.complete and item.kind in ("hash:ip", "hash:net", "bitmap:ip")
             if plain and (item.family == "inet6") == (self.name == IPV6):
-                found[name] = join(piece for entry in item.entries for piece in _entry(entry))
+                pieces = [_entry(entry) for entry in item.entries]
+                # A set with an entry that is not understood is not known.
+                if all(pieces):
+                    found[name] = join(piece for several in pieces for piece in several)
         return found
 
     def walk(
