@@ -276,13 +276,15 @@ def test_a_table_that_iptables_cannot_show(host: Host) -> None:
 
 
 def test_a_rule_that_iptables_fails_on(host: Host) -> None:
-    """iptables 1.8.9 fails on all tables (return code 3) for one rule in one."""
+    """iptables 1.8.9 fails on all tables (return code 3) for one rule in one; later ones print it without its match."""
     ruled(host)
     host.run("nft", "add table ip mangle; add chain ip mangle FORWARD { type filter hook forward priority mangle; }")
     host.run("nft", "add rule ip mangle FORWARD meta length 100 drop")
-    if host.attempt(tool(IPV4, NFT, "save")).returncode == 0:
-        pytest.skip("this version of iptables reads such rules: nothing to prove")
+    saved = host.attempt(tool(IPV4, NFT, "save"))
     snapshot = taken(host)
+    if saved.returncode == 0 and b"incompatible" not in saved.stdout:
+        assert ("mangle", "FORWARD") in snapshot.nft.misprinted[IPV4]
+        return
     assert set(holes(snapshot)) == {"iptables_ipv4_nft_mangle"}
     assert set(snapshot.dumps[IPV4, NFT].tables) == {"filter"}
 

@@ -29,6 +29,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
 )
 from ansible_collections.quaywall.docker.tests.unit.support import (
     FAMILIES,
+    absent,
     any_text,
     free_text,
     known_rules,
@@ -609,5 +610,5 @@ def test_iptables_own_tests_were_all_read() -> None:
 def _values(pattern: str) -> t.List[Path]:
     found = [parameter.values[0] for parameter in shared_files(pattern)]
     if None in found:
-        pytest.skip("%s is not there, see the skipped test above" % pattern)
+        pytest.skip(absent(pattern))
     return found

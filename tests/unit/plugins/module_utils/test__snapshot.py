@@ -33,7 +33,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import (
     to_json,
 )
 from ansible_collections.quaywall.docker.tests.unit.snapshots import CAPTURES, captured
-from ansible_collections.quaywall.docker.tests.unit.support import SHARED, shared_files, shared_text
+from ansible_collections.quaywall.docker.tests.unit.support import SHARED, absent, shared_files, shared_text
 
 Document = t.Dict[str, t.Any]
 
@@ -463,7 +463,7 @@ def test_a_file_that_is_cut_off_or_edited(data: st.DataObject) -> None:
     judge(document)
 
 
-@pytest.mark.skipif(not (SHARED / "captures").is_dir(), reason="the captures are not here: see support.absent")
+@pytest.mark.skipif(not (SHARED / "captures").is_dir(), reason=absent("captures"))
 @given(st.sampled_from(CAPTURES), st.data())
 def test_a_captured_host_that_is_cut_off(name: str, data: st.DataObject) -> None:
     document = captured(name)
