@@ -1071,10 +1071,11 @@ class _Walk:
         self._outcomes: t.List[Outcome] = []
         self._policy: t.Optional[str] = None
         self._active: t.Set[str] = set()
-        self._entered: t.Set[str] = set()
+        #: What was said: lists by their chain, all else by rule, verdict and reasons.
+        self._said: t.Set[t.Any] = set()
         self._passed = _Kept()
         self._steps = 0
-        #: True once a rule may have decided twice about the same peers, or in several pieces.
+        #: True once something may have been said of some peers and then of others.
         self._again = False
 
     def run(self, chain: str) -> t.List[Outcome]:
@@ -1115,8 +1116,6 @@ class _Walk:
         lane = self._program.lane(name, flow.peer)
         visit = _Visit(name, final and self._policy is None, lane.list)
         self._active.add(name)
-        self._again = self._again or name in self._entered or len(pieces) > 1
-        self._entered.add(name)
         for item in lane.candidates(flow, self._within):
             if not pieces:
                 break
@@ -1124,7 +1123,6 @@ class _Walk:
             unsure = item.match(flow)
             if unsure is None:
                 continue
-            self._again = self._again or len(pieces) > 1
             if item.target in chains:
                 pieces = yield from self._jump(visit, item, unsure, pieces, final and item.goto)
             else:
@@ -1184,7 +1182,8 @@ class _Walk:
         if not item.goto:
             on += returned
         elif visit.leaves:
-            self._outcomes += [_outcome(RETURN, visit.chain, item, piece) for piece in returned]
+            for piece in returned:
+                self._say(RETURN, visit.chain, item, piece)
         else:
             visit.back += returned
         return self._merged(same, on, pieces)
@@ -1203,7 +1202,7 @@ class _Walk:
             if item.target in _VERDICTS or (item.target == RETURN and visit.leaves):
                 if self._passing and item.target in DENYING:
                     continue
-                self._outcomes.append(_outcome(item.target, visit.chain, item, taken))
+                self._say(item.target, visit.chain, item, taken)
             elif item.target == RETURN:
                 visit.back.append(taken)
             elif item.target in _MARKING:
@@ -1211,9 +1210,15 @@ class _Walk:
             else:
                 # A target that is not known: perhaps it lets the packet on, perhaps not.
                 unknown = _also(taken, ("what %s does" % item.target,))
-                self._outcomes.append(_outcome(item.target, visit.chain, item, unknown))
+                self._say(item.target, visit.chain, item, unknown)
                 on.append(unknown._replace(mark=None))
         return self._merged(same, on, pieces)
+
+    def _say(self, verdict: str, chain: str, item: _Item, piece: _Piece) -> None:
+        key = (item, verdict, piece.reasons)
+        self._again = self._again or key in self._said
+        self._said.add(key)
+        self._outcomes.append(Outcome(verdict, Site(chain, item.position, item.last), piece.region, piece.reasons))
 
     def _ended(self, visit: _Visit, rules: _List, pieces: t.List[_Piece]) -> t.List[_Piece]:
         """Say what the rules of the chain's list decided; the pieces that are left at its end."""
@@ -1228,7 +1233,9 @@ class _Walk:
                 continue
             left += [piece._replace(region=region)] if region else []
             groups.setdefault((piece.reasons, piece.mark), []).append((piece.region, rules.size))
-        self._again = self._again or len(groups) > 1
+        if groups:
+            self._again = self._again or len(groups) > 1 or visit.chain in self._said
+            self._said.add(visit.chain)
         for (reasons, mark), regions in groups.items():
             outcomes, back = self._program.decided(rules, regions, visit.leaves, self._passing)
             visit.back += [_Piece(back, reasons, mark)] if back else []
@@ -1262,10 +1269,6 @@ class _Walk:
                     known += 1
                     break
         return before if known == len(result) == len(before) else result
-
-
-def _outcome(verdict: str, chain: str, item: _Item, piece: _Piece) -> Outcome:
-    return Outcome(verdict, Site(chain, item.position, item.last), piece.region, piece.reasons)
 
 
 def _also(piece: _Piece, more: t.Tuple[str, ...]) -> _Piece:

@@ -580,12 +580,13 @@ def sound(family: str, outcomes: t.List[Outcome], within: Intervals) -> None:
 roots = st.sampled_from(("FORWARD", "FORWARD", "A"))
 
 
-def case_of(forward: t.Sequence[str], chain: t.Sequence[str] = ()) -> Case:
+def case_of(forward: t.Sequence[str], chain: t.Sequence[str] = (), **more: t.Sequence[str]) -> Case:
     packet = Packet(
         1, 0, "tcp", "eth0", "br-a", 4, 80, frozenset(("NEW",)), "ORIGINAL", (1, 0, 4, 80), (0, 1, 80, 4),
         frozenset(("SYN",)), 0, False,
     )  # fmt: skip
-    return Case(IPV4, SOURCE, {"FORWARD": list(forward), "A": list(chain)}, packet, (True, False, False, True))
+    rules = {name: list(lines) for name, lines in {"FORWARD": forward, "A": chain, **more}.items()}
+    return Case(IPV4, SOURCE, rules, packet, (True, False, False, True))
 
 
 #: Addresses that nobody asks about, so that a list is long; in turn, so that they are no run.
@@ -630,6 +631,7 @@ _FILLER = ["-s %s -j %s" % (address(IPV4, number), ("DROP", "ACCEPT")[number // 
 @example(case_of(["-m limit --limit 1/sec -j A", "-j ACCEPT"], ["-m limit --limit 1/sec -j DROP"]), "FORWARD", 8)
 @example(case_of(["-s 128.0.0.0/1 -p tcp -j ACCEPT", *_FILLER, "-s 200.0.0.1 -j DROP"]), "FORWARD", 8)
 @example(case_of(["-j GONE", "-m mark --mark 0x1 -j ACCEPT"]), "FORWARD", 8)
+@example(case_of([], ["-g D"], D=["-s 10.0.0.1 -j MARK --set-xmark 0x1/0x1"]), "A", 8)
 def test_as_the_manual_says(case: Case, root: str, few: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_walk, "_FEW", few)  # 0: every chain has an index
@@ -660,6 +662,7 @@ def covers(case: Case, root: str, outcomes: t.List[Outcome], number: int) -> Non
     ),
     "FORWARD",
 )
+@example(case_of([], ["-g D"], D=["-s 10.0.0.1 -j MARK --set-xmark 0x1/0x1"]), "A")
 def test_too_much_to_tell_is_told_in_less_detail(case: Case, root: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_walk, "_MOST_PIECES", 4)
