@@ -402,7 +402,7 @@ class _Compiler:
         sets: t.Mapping[str, Intervals],
         networks: t.Dict[str, t.Optional[Intervals]],
     ) -> None:
-        self._family = family
+        self.family = family
         self._peer = peer
         self._sets = sets
         self._checks: t.Dict[t.Tuple[Field, bool], t.Tuple[_Check, t.Optional[_Key]]] = {}
@@ -482,7 +482,7 @@ class _Compiler:
         if addresses is None:
             tests.append((_test_unknown, None, False, reason))
         elif end == self._peer:
-            wanted = subtract(EVERYTHING[self._family], addresses) if field.negated else addresses
+            wanted = subtract(EVERYTHING[self.family], addresses) if field.negated else addresses
             item.peers = wanted if item.peers is None else intersect(item.peers, wanted)
         else:
             tests.append((_test_address, addresses, field.negated, field.text))
@@ -504,7 +504,7 @@ class _Compiler:
         if field.value not in self._networks:
             try:
                 found = of_range(field.value) if field.name.endswith("_range") else of_network(field.value)
-                self._networks[field.value] = found if found[-1][1] <= EVERYTHING[self._family][0][1] else None
+                self._networks[field.value] = found if found[-1][1] <= EVERYTHING[self.family][0][1] else None
             except ValueError:
                 self._networks[field.value] = None
         return self._networks[field.value]
@@ -730,8 +730,9 @@ class _List:
     who is *gone* by the time that it comes to another rule.
     """
 
-    def __init__(self, chain: str, items: t.Sequence[_Item]) -> None:
+    def __init__(self, chain: str, items: t.Sequence[_Item], family: str) -> None:
         self.size = len(items)
+        self._half = EVERYTHING[family][0][1] // 2
         #: Peers in order, with the number of the rule that decides about them.
         self._spans = apart([item.peers or NOTHING for item in items])
         own: t.List[t.List[Interval]] = [[] for _item in items]
@@ -755,9 +756,18 @@ class _List:
         spans = self._spans
         found: t.List[t.Tuple[int, int, int]] = []
         if len(region) > len(spans):
+            start, end = 0, len(region)
             for low, high, number in spans:
                 if number < count:
-                    found += [(first, last, number) for first, last in intersect(((low, high),), region)]
+                    start = max(bisect.bisect_left(region, (low + 1,), start) - 1, start)
+                    while start < end and region[start][1] < low:
+                        start += 1
+                    while start < end and region[start][0] <= high:
+                        first, last = region[start]
+                        found.append((max(first, low), min(last, high), number))
+                        if last > high:
+                            break  # it may reach into the next one
+                        start += 1
             return found
         for low, high in region:
             start, end = self._between(low, high)
@@ -779,16 +789,18 @@ class _List:
             return NOTHING
         return join((low, high) for low, high, number in self._spans if number < count and number in self._returning)
 
-    def decided(self, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, passing: bool) -> t.List[Outcome]:
+    def decided(self, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, briefly: bool) -> t.List[Outcome]:
         """What the rules decide about regions, each of which only the first rules are read for.
 
-        ``leaves``: whether RETURN is a verdict; ``passing``: without denials.
+        ``leaves``: whether RETURN is a verdict; ``briefly``: without denials of a few addresses.
         """
-        known = self._asked.get((leaves, passing))
+        known = self._asked.get((leaves, briefly))
         if known is None:
-            known = self._asked[leaves, passing] = [
+            known = self._asked[leaves, briefly] = [
                 None
-                if outcome is None or (outcome.verdict == RETURN and not leaves) or (passing and outcome.denies)
+                if outcome is None
+                or (outcome.verdict == RETURN and not leaves)
+                or (briefly and outcome.denies and outcome.peers[-1][1] - outcome.peers[0][0] < self._half)
                 else outcome
                 for outcome in self._outcomes
             ]
@@ -848,7 +860,7 @@ class _Lane:
         plain = [item for item in items if item.plain]
         self.list: t.Optional[_List] = None
         if len(plain) > _FEW:
-            self.list = _List(chain.name, plain)
+            self.list = _List(chain.name, plain, compiler.family)
             before = 0
             for item in items:
                 item.before = before
@@ -991,18 +1003,19 @@ class Program:
         return known
 
     def decided(
-        self, found: _List, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, passing: bool
+        self, found: _List, regions: t.Sequence[t.Tuple[Intervals, int]], leaves: bool, briefly: bool
     ) -> t.Tuple[t.List[Outcome], Intervals]:
         """What the rules of a chain's list decide about regions, each of which only the first are read for.
 
-        Second, the peers that they send back; ``leaves``: whether that is a verdict. ``passing``: without denials.
+        Second, the peers that they send back; ``leaves``: whether that is a verdict. ``briefly``: without denials of
+        a few.
         """
         region, count = regions[0]
-        key = (found, id(region), count, leaves, passing)
+        key = (found, id(region), count, leaves, briefly)
         known: t.Optional[t.Tuple[t.List[Outcome], Intervals]] = self._splits.get(key) if len(regions) == 1 else None
         if known is None:
             back = [] if leaves else [intersect(region, self._returning(found, count)) for region, count in regions]
-            known = found.decided(regions, leaves, passing), _together(back) if back else NOTHING
+            known = found.decided(regions, leaves, briefly), _together(back) if back else NOTHING
             if len(regions) == 1 and len(region) > _FEW:
                 self._splits.keep(key, known, region, known[1], *[outcome.peers for outcome in known[0]])
         return known
@@ -1015,21 +1028,22 @@ class Program:
         return known
 
     def walk(
-        self, chain: str, flow: Flow, within: t.Optional[Intervals] = None, passing: bool = False
+        self, chain: str, flow: Flow, within: t.Optional[Intervals] = None, briefly: bool = False
     ) -> t.List[Outcome]:
         """What becomes of the flow's packets in a chain, for the peers given (default: everybody).
 
         For a built-in chain the policy decides what no rule does; a user chain ends with the verdict C(RETURN). The
         peers of all definite outcomes are disjoint and, with those of possible ones, everybody.
 
-        :param passing: leave denials out: a list of a thousand banned addresses is as many outcomes.
+        :param briefly: lists leave out denials that do not reach over half of all addresses: a list of a thousand
+            banned ones is as many outcomes.
         """
         within = EVERYTHING[self.family] if within is None else within
         if not within:
             return []
         if chain not in self.chains:
             return [Outcome(ACCEPT if chain in _BUILTIN else RETURN, None, within, ())]
-        return _Walk(self, flow, within, passing).run(chain)
+        return _Walk(self, flow, within, briefly).run(chain)
 
 
 #: The pieces that are to go through a chain, and whether leaving that ends the walk.
@@ -1063,9 +1077,9 @@ class _Taken(t.NamedTuple):
 
 
 class _Walk:
-    def __init__(self, program: Program, flow: Flow, within: Intervals, passing: bool) -> None:
+    def __init__(self, program: Program, flow: Flow, within: Intervals, briefly: bool) -> None:
         self._program = program
-        self._passing = passing
+        self._briefly = briefly
         self._flow = flow
         self._within = within
         self._outcomes: t.List[Outcome] = []
@@ -1081,7 +1095,7 @@ class _Walk:
     def run(self, chain: str) -> t.List[Outcome]:
         self._policy = self._program.chains[chain].policy
         left = self._carried(chain, [_Piece(self._within, (), self._flow.mark)])
-        for piece in () if self._passing and self._policy in DENYING else left:
+        for piece in left:
             self._outcomes.append(Outcome(self._policy or RETURN, None, piece.region, piece.reasons))
         return _gathered(self._outcomes) if self._again or len(left) > 1 else self._outcomes
 
@@ -1200,8 +1214,6 @@ class _Walk:
             taken = found.taken
             on += self._left(visit, item, found)
             if item.target in _VERDICTS or (item.target == RETURN and visit.leaves):
-                if self._passing and item.target in DENYING:
-                    continue
                 self._say(item.target, visit.chain, item, taken)
             elif item.target == RETURN:
                 visit.back.append(taken)
@@ -1237,7 +1249,7 @@ class _Walk:
             self._again = self._again or len(groups) > 1 or visit.chain in self._said
             self._said.add(visit.chain)
         for (reasons, mark), regions in groups.items():
-            outcomes, back = self._program.decided(rules, regions, visit.leaves, self._passing)
+            outcomes, back = self._program.decided(rules, regions, visit.leaves, self._briefly)
             visit.back += [_Piece(back, reasons, mark)] if back else []
             self._outcomes += [outcome._replace(reasons=reasons) for outcome in outcomes] if reasons else outcomes
         return left if len(left) != len(pieces) or any(a is not b for a, b in zip(left, pieces)) else pieces

@@ -19,6 +19,7 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import Affected, Place
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DENYING,
     DOCKER_CHAINS,
     DOCKER_USER,
     Chain,
@@ -62,6 +63,9 @@ _ESTABLISHED_FLAGS = (
     frozenset(("FIN", "ACK")),
 )
 _REPLY_FLAGS = (frozenset(("SYN", "ACK")), *_ESTABLISHED_FLAGS)
+
+#: Table, chain, flow, and within which peers.
+_Walked = t.Tuple[str, str, Flow, t.Optional[Intervals]]
 
 #: Linux' default for ports of outgoing connections (net.ipv4.ip_local_port_range).
 _EPHEMERAL = (32768, 60999)
@@ -265,7 +269,8 @@ class Family:
         self.variant = variant or docker_variant(survey.snapshot, family)
         self.dump: t.Optional[Dump] = survey.snapshot.dumps.get((family, self.variant))
         self._programs: t.Dict[str, Program] = {}
-        self._walks: t.Dict[t.Tuple[str, str, Flow, t.Optional[Intervals], bool], t.List[Outcome]] = {}
+        self._walks: t.Dict[_Walked, t.List[Outcome]] = {}
+        self._brief: t.Dict[_Walked, t.List[Outcome]] = {}
 
     @functools.cached_property
     def other(self) -> t.Optional[Family]:
@@ -649,22 +654,27 @@ class Family:
         self, flow: Flow, chain: str = DOCKER_USER, within: t.Optional[Intervals] = None, table: str = "filter"
     ) -> t.List[Outcome]:
         """What becomes of a flow in a chain; see :meth:`Program.walk`."""
-        return self._walked(flow, chain, within, table, False)
+        key = (table, chain, flow, within)
+        found = self._walks.get(key)
+        if found is None:
+            found = self._walks[key] = self.program(table).walk(chain, flow, within)
+        return found
+
+    def briefly(
+        self, flow: Flow, chain: str = DOCKER_USER, within: t.Optional[Intervals] = None, table: str = "filter"
+    ) -> t.List[Outcome]:
+        """The same, perhaps without denials that do not reach far, which may be thousands."""
+        key = (table, chain, flow, within)
+        found = self._walks.get(key) or self._brief.get(key)
+        if found is None:
+            found = self._brief[key] = self.program(table).walk(chain, flow, within, briefly=True)
+        return found
 
     def passing(
         self, flow: Flow, chain: str = DOCKER_USER, within: t.Optional[Intervals] = None, table: str = "filter"
     ) -> t.List[Outcome]:
-        """The same without denials, which may be thousands."""
-        return self._walked(flow, chain, within, table, True)
-
-    def _walked(
-        self, flow: Flow, chain: str, within: t.Optional[Intervals], table: str, passing: bool
-    ) -> t.List[Outcome]:
-        key = (table, chain, flow, within, passing)
-        found = self._walks.get(key)
-        if found is None:
-            found = self._walks[key] = self.program(table).walk(chain, flow, within, passing)
-        return found
+        """The same without any denials."""
+        return [outcome for outcome in self.briefly(flow, chain, within, table) if outcome.verdict not in DENYING]
 
     @functools.cached_property
     def denials(self) -> t.Dict[Site, t.List[Hit]]:

@@ -165,33 +165,36 @@ def _guard(family: Family, published: Published, flow: Flow) -> t.Optional[Guard
             continue
         passed = family.passing(flow, chain, within, table)
         if not any(mostly(item.peers, family.name) for item in passed):
-            site = _denier(family, family.walk(flow, chain, within, table))
+            # Most likely one rule says it all; bans are of an address each.
+            site = _far_denier(family, family.briefly(flow, chain, within, table))
+            if site is None:
+                site = _denier(family, family.walk(flow, chain, within, table))
             if site is not None:
                 return Guard(published, flow, table, site)
         within = _peers(passed)
     return None
 
 
-def _denier(family: Family, outcomes: t.Sequence[Outcome]) -> t.Optional[Site]:
-    """The rule of somebody's own that stops the most, if such rules stop more than half for certain."""
-    sizes: t.Dict[Site, int] = {}
+def _own_denials(outcomes: t.Iterable[Outcome]) -> t.Iterator[t.Tuple[Site, Intervals]]:
+    """What rules of somebody's own deny for certain."""
+    for item in outcomes:
+        if item.verdict in DENYING and item.site is not None and not item.reasons and not is_dockers(item.site.chain):
+            yield item.site, item.peers
+
+
+def _far_denier(family: Family, outcomes: t.Iterable[Outcome]) -> t.Optional[Site]:
+    """The rule of somebody's own that stops more than half."""
     half = EVERYTHING[family.name][0][1] // 2
-    own = [
-        (item.site, item.peers)
-        for item in outcomes
-        if item.verdict in DENYING
-        and not item.reasons
-        and item.site is not None
-        and item.peers
-        and not is_dockers(item.site.chain)
-    ]
-    # Those that reach far first: one most likely says it all, and bans are of an address each.
-    for far in (True, False):
-        for site, peers in own:
-            if (peers[-1][1] - peers[0][0] >= half) == far:
-                sizes[site] = sizes.get(site, 0) + sum([high - low + 1 for low, high in peers])
-                if far and sizes[site] > half:
-                    return site
+    for site, peers in _own_denials(outcomes):
+        if peers[-1][1] - peers[0][0] >= half and sum([high - low + 1 for low, high in peers]) > half:
+            return site
+    return None
+
+
+def _denier(family: Family, outcomes: t.Iterable[Outcome]) -> t.Optional[Site]:
+    """The rule of somebody's own that stops the most, if such rules stop more than half."""
+    sizes = {site: sum([high - low + 1 for low, high in peers]) for site, peers in _own_denials(outcomes)}
+    half = EVERYTHING[family.name][0][1] // 2
     return max(sizes, key=lambda site: sizes[site]) if sum(sizes.values()) > half else None
 
 

@@ -637,10 +637,19 @@ def test_as_the_manual_says(case: Case, root: str, few: int) -> None:
         patch.setattr(_walk, "_FEW", few)  # 0: every chain has an index
         made, flow = program(case.rules, case.family), case.flow()
         outcomes = made.walk(root, flow)
-        assert made.walk(root, flow, passing=True) == [outcome for outcome in outcomes if not outcome.denies]
+        assert_brief(case.family, made.walk(root, flow, briefly=True), outcomes)
     sound(case.family, outcomes, EVERYTHING[case.family])
     for number in PEERS:
         agree(case, root, outcomes, number)
+
+
+def assert_brief(family: str, brief: t.List[Outcome], outcomes: t.List[Outcome]) -> None:
+    """Nothing but denials of a few is left out."""
+    assert brief == [outcome for outcome in outcomes if outcome in brief]
+    half = EVERYTHING[family][0][1] // 2
+    for outcome in outcomes:
+        few = outcome.denies and outcome.peers[-1][1] - outcome.peers[0][0] < half
+        assert few or outcome in brief
 
 
 def covers(case: Case, root: str, outcomes: t.List[Outcome], number: int) -> None:
