@@ -14,7 +14,10 @@ networks that anybody wants to wait for.
 from __future__ import annotations
 
 import bisect
+import functools
 import ipaddress
+import itertools
+import operator
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
@@ -68,6 +71,8 @@ def intersect(one: Intervals, two: Intervals) -> Intervals:
     """What is in both. Where one holds all of the other, the other itself."""
     if len(one) > len(two):
         one, two = two, one
+    if len(one) == 1 and len(two) == 1:
+        return _intersect_ones(one, two)
     found: t.List[Interval] = []
     start = 0
     for low, high in one:
@@ -87,6 +92,17 @@ def intersect(one: Intervals, two: Intervals) -> Intervals:
     if len(result) == len(one) and result == one:
         return one
     return two if len(result) == len(two) and result == two else result
+
+
+def _intersect_ones(one: Intervals, two: Intervals) -> Intervals:
+    """By far the most are of one interval each."""
+    (low, high), (first, last) = one[0], two[0]
+    if first <= low and high <= last:
+        return one
+    if low <= first and last <= high:
+        return two
+    low, high = max(low, first), min(high, last)
+    return ((low, high),) if low <= high else NOTHING
 
 
 def _first(intervals: Intervals, low: int, start: int = 0) -> int:
@@ -132,6 +148,12 @@ def _gaps(holes: t.Sequence[Interval], low: int, high: int) -> t.List[Interval]:
     return left
 
 
+def size(addresses: t.Collection[Interval]) -> int:
+    """How many they are."""
+    lower: int = sum(itertools.starmap(operator.sub, addresses))
+    return len(addresses) - lower
+
+
 def apart(groups: t.Iterable[Intervals]) -> t.List[t.Tuple[int, int, int]]:
     """Intervals in order, each with the number of the first group that holds it."""
     found: t.List[t.Tuple[int, int, int]] = []
@@ -151,6 +173,8 @@ def apart(groups: t.Iterable[Intervals]) -> t.List[t.Tuple[int, int, int]]:
 def overlaps(one: Intervals, two: Intervals) -> bool:
     if len(one) > len(two):
         one, two = two, one
+    if len(two) == 1:
+        return bool(one) and one[0][0] <= two[0][1] and two[0][0] <= one[0][1]
     start = 0
     for low, high in one:
         start = _first(two, low, start)
@@ -161,9 +185,12 @@ def overlaps(one: Intervals, two: Intervals) -> bool:
 
 def covers(one: Intervals, two: Intervals) -> bool:
     """True if the first holds all of the second."""
+    if len(one) == 1 and two:
+        return one[0][0] <= two[0][0] and two[-1][1] <= one[0][1]
     return intersect(one, two) == two
 
 
+@functools.lru_cache(maxsize=32768)
 def of_network(text: str) -> Intervals:
     """An address, a network, or an IPv4 address with a mask that is no prefix, as rules have them.
 
@@ -252,6 +279,6 @@ def text(addresses: Intervals, family: str, most: int = 4) -> str:
         return "anyone"
     if not addresses:
         return "nobody"
-    if sum(high - low + 1 for low, high in rest) < sum(high - low + 1 for low, high in addresses):
+    if size(rest) < size(addresses):
         return "anyone but " + _networks_text(rest, family, most)
     return _networks_text(addresses, family, most)

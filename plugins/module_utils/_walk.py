@@ -39,6 +39,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     of_network,
     of_range,
     overlaps,
+    size,
     subtract,
     union,
 )
@@ -148,6 +149,8 @@ _Test = t.Callable[[Flow, t.Any], t.Optional[bool]]
 def _addresses_in(given: _End, wanted: Intervals) -> t.Optional[bool]:
     if given is None or isinstance(given, str):
         return None
+    if given is wanted:
+        return True
     if not overlaps(given, wanted):
         return False
     return True if covers(wanted, given) else None
@@ -531,7 +534,7 @@ def _key(field: Field) -> t.Optional[_Key]:
         return None
     if field.name in ("destination_port", "destination_ports", "ctorigdstport"):
         ranges = port_ranges(field.value)
-        if sum(high - low + 1 for low, high in ranges) > 64:
+        if size(ranges) > 64:
             return None
         ports = tuple({port for low, high in ranges for port in range(low, high + 1)})
         return ("original_port" if field.name == "ctorigdstport" else "port"), ports
@@ -1041,8 +1044,11 @@ class Program:
         within = EVERYTHING[self.family] if within is None else within
         if not within:
             return []
-        if chain not in self.chains:
+        found = self.chains.get(chain)
+        if found is None:
             return [Outcome(ACCEPT if chain in _BUILTIN else RETURN, None, within, ())]
+        if not found.rules and chain not in self.misprinted:
+            return [Outcome(found.policy or RETURN, None, within, ())]
         return _Walk(self, flow, within, briefly).run(chain)
 
 

@@ -64,10 +64,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._rulings im
     rulings_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
-    Intervals,
     intersect,
     join,
     overlaps,
+    size,
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4
@@ -281,12 +281,8 @@ def _is_broad(rulings: Rulings, ruling: Ruling, hit: Hit) -> bool:
     return (
         not hit.outcome.reasons
         and broad_scope(rulings, ruling.scope_for(hit.published))
-        and _count(intersect(remote, hit.outcome.peers)) * 2 > _count(remote)
+        and size(intersect(remote, hit.outcome.peers)) * 2 > size(remote)
     )
-
-
-def _count(addresses: Intervals) -> int:
-    return sum(high - low + 1 for low, high in addresses)
 
 
 def _spares(rulings: Rulings, ruling: Ruling, hits: t.Sequence[Hit]) -> bool:

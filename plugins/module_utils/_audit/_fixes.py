@@ -32,6 +32,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     Intervals,
     intersect,
     join,
+    size,
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
@@ -50,7 +51,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._walk import SOURC
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
-    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Flow, Program, Site
+    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Flow, Outcome, Program, Site
 
 _MODULE = "quaywall.docker.docker_user_rule"
 _COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
@@ -260,12 +261,10 @@ def effects(
     gone: t.Dict[str, t.Set[int]] = {}
     for site in delete:
         gone.setdefault(site.chain, set()).add(id(family.rule(site)))
-    wanted = {(item.container.id, item.binding.protocol, item.binding.container_port) for item in touched}
-    ports = [
-        (published, family.inbound(published))
-        for published in family.published
-        if (published.container.id, published.binding.protocol, published.binding.container_port) in wanted
-    ]
+    known = _published(family)
+    wanted = {_inner_port(item) for item in touched}
+    found = sorted(place for key in wanted for place in known.get(key, ()))
+    ports = [(family.published[place], family.inbound(family.published[place])) for place in found]
     before = family.program()
     few = len(rules) < _MANY
     rules = _that_matter(family, before, rules, [flow for _published, ways in ports for flow in ways])
@@ -291,13 +290,26 @@ def effects(
     return gains, loses
 
 
+def _inner_port(published: Published) -> t.Tuple[str, str, int]:
+    return published.container.id, published.binding.protocol, published.binding.container_port
+
+
+@functools.lru_cache(maxsize=4)
+def _published(family: Family) -> t.Dict[t.Tuple[str, str, int], t.List[int]]:
+    """By container and inner port, which of the family's published ports lead there."""
+    found: t.Dict[t.Tuple[str, str, int], t.List[int]] = {}
+    for place, published in enumerate(family.published):
+        found.setdefault(_inner_port(published), []).append(place)
+    return found
+
+
 def _own_gains(family: Family, after: Program) -> t.List[str]:
     """The containers that reach other machines by a fix, as a line of C(gains): more than half of all addresses."""
     names = [
         endpoint.container.name
         for endpoint, reached in _cut_off(family)
         if any(
-            _count(subtract(now, then)) * 2 > _count(family.remote)
+            size(subtract(now, then)) * 2 > size(family.remote)
             for now, then in zip(_reached(family, after, endpoint), reached)
         )
     ]
@@ -307,10 +319,10 @@ def _own_gains(family: Family, after: Program) -> t.List[str]:
 @functools.lru_cache(maxsize=4)
 def _cut_off(family: Family) -> t.List[t.Tuple[Endpoint, t.List[Intervals]]]:
     """Containers whose own connections do not all work, and whom they reach. A ban list cuts nobody off."""
-    most = _count(family.remote)
+    most = size(family.remote)
     near = [endpoint for endpoint in family.endpoints if endpoint.bridge][:_MOST_ENDPOINTS]
     found = [(endpoint, _reached(family, family.program(), endpoint)) for endpoint in near]
-    return [(endpoint, reached) for endpoint, reached in found if any(_count(peers) * 2 < most for peers in reached)]
+    return [(endpoint, reached) for endpoint, reached in found if any(size(peers) * 2 < most for peers in reached)]
 
 
 def _reached(family: Family, program: Program, endpoint: Endpoint) -> t.List[Intervals]:
@@ -318,21 +330,24 @@ def _reached(family: Family, program: Program, endpoint: Endpoint) -> t.List[Int
     found = []
     for protocol, port in _OWN:
         flows = zip(family.outgoing(endpoint, protocol, port), family.outgoing_replies(endpoint, protocol, port))
-        answered = [_passed(program, back, _passed(program, out, family.remote)) for out, back in flows]
+        answered = [_passed(family, program, back, _passed(family, program, out, family.remote)) for out, back in flows]
         found.append(join(piece for peers in answered for piece in peers))
     return found
 
 
-def _count(addresses: Intervals) -> int:
-    return sum(high - low + 1 for low, high in addresses)
+def _walk(family: Family, program: Program, flow: Flow, within: Intervals) -> t.List[Outcome]:
+    """What filter FORWARD does. Of the rules as they are the family may know it already."""
+    if program is family.program() and within is EVERYTHING[family.name]:
+        return family.briefly(flow, FORWARD, within)
+    return program.walk(FORWARD, flow, within, briefly=True)
 
 
-def _passed(program: Program, flow: Flow, within: Intervals) -> Intervals:
+def _passed(family: Family, program: Program, flow: Flow, within: Intervals) -> Intervals:
     if not within:
         return ()
     return join(
         piece
-        for outcome in program.walk(FORWARD, flow, within)
+        for outcome in _walk(family, program, flow, within)
         if not outcome.denies
         for piece in intersect(outcome.peers, within)
     )
@@ -377,9 +392,11 @@ def _accepted(family: Family, program: Program, ways: t.Sequence[Flow], answers:
         return join(
             piece
             for flow, answer in zip(ways, answers)
-            for piece in _passed(program, answer, _passed(program, flow, everybody))
+            for piece in _passed(family, program, answer, _passed(family, program, flow, everybody))
         )
-    found = [outcome.peers for flow in ways for outcome in program.walk(FORWARD, flow, everybody) if not outcome.denies]
+    found = [
+        outcome.peers for flow in ways for outcome in _walk(family, program, flow, everybody) if not outcome.denies
+    ]
     # What a list of banned addresses leaves has thousands of pieces.
     return found[0] if len(found) == 1 else join(piece for peers in found for piece in peers)
 
@@ -391,7 +408,7 @@ def _unanswered(family: Family) -> t.FrozenSet[int]:
     found = set()
     for published in family.published:
         for flow, answer in zip(family.inbound(published), family.replies(published)):
-            came = _passed(program, flow, everybody)
-            if came and _passed(program, answer, came) != came:
+            came = _passed(family, program, flow, everybody)
+            if came and _passed(family, program, answer, came) != came:
                 found.add(id(published))
     return frozenset(found)

@@ -20,6 +20,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     Intervals,
     join,
     of_network,
+    size,
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
@@ -113,7 +114,7 @@ def names_port(rule: Rule, port: int) -> bool:
         if value is not None:
             ranges = port_ranges(value)
             if any(low <= port <= high for low, high in ranges):
-                return sum(high - low + 1 for low, high in ranges) <= _MOST_PORTS
+                return size(ranges) <= _MOST_PORTS
     return False
 
 
@@ -135,7 +136,7 @@ def peers_in(outcomes: t.Iterable[Outcome]) -> Intervals:
 def peers_text(family: Family, peers: Intervals) -> str:
     """Who of those out there: addresses that nobody there has do not matter."""
     others = subtract(family.remote, peers)
-    if sum(high - low + 1 for low, high in others) < sum(high - low + 1 for low, high in peers):
+    if size(others) < size(peers):
         return family.peers_text(subtract(EVERYTHING[family.name], others))
     return family.peers_text(peers)
 
@@ -148,7 +149,7 @@ def public(peers: Intervals, family: str) -> Intervals:
 
 def share(peers: Intervals, family: str) -> float:
     """How much of all addresses that is."""
-    return sum(high - low + 1 for low, high in peers) / (EVERYTHING[family][0][1] + 1)
+    return size(peers) / (EVERYTHING[family][0][1] + 1)
 
 
 def kept_out(family: Family, published: Published) -> t.Tuple[Intervals, t.Tuple[str, ...]]:

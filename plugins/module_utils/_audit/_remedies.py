@@ -32,6 +32,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     join,
     networks,
     overlaps,
+    size,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import ACCEPT, RETURN, Flow, Outcome, Site
@@ -90,7 +91,7 @@ def deny_policies(
     if not peers.spared:
         # Those that another rule stops anyhow may be stopped twice.
         return [{**options, **inside, "action": stop}]
-    if _count(peers.spared) > _count(peers.stopped):
+    if size(peers.spared) > size(peers.stopped):
         sources = _sources(rulings, scope.sources if scope.named_sources and scope.sources else peers.stopped)
         return None if sources is None else [{**options, **inside, "source": sources, "action": stop}]
     sources = _sources(rulings, peers.spared)
@@ -243,10 +244,6 @@ def _named(rulings: Rulings, name: str) -> t.Dict[str, t.Any]:
 
 def _interface(scope: Scope, turned: bool = False) -> str:
     return ("!" if scope.in_negated != turned else "") + scope.in_interface
-
-
-def _count(addresses: Intervals) -> int:
-    return sum(high - low + 1 for low, high in addresses)
 
 
 def _sources(rulings: Rulings, addresses: Intervals) -> t.Optional[t.List[str]]:

@@ -46,6 +46,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     of_network,
     of_range,
     overlaps,
+    size,
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, field, port_ranges
@@ -109,7 +110,7 @@ class Scope(t.NamedTuple):
         """True if it is for any port, or for so many that it is not about a port."""
         if self.ports is None:
             return True
-        return not self.negated and sum(high - low + 1 for low, high in self.ports) >= _WIDE
+        return not self.negated and size(self.ports) >= _WIDE
 
     def comes_in(self, interface: str) -> bool:
         """True if packets that come in through the interface match."""

@@ -47,6 +47,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     intersect,
     join,
     of_network,
+    size,
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
@@ -89,7 +90,7 @@ def mostly(peers: Intervals, family: str) -> bool:
     # What a list of banned addresses leaves has a thousand pieces, and the first or the last is often enough.
     if peers and (peers[0][1] - peers[0][0] >= half or peers[-1][1] - peers[-1][0] >= half):
         return True
-    return sum([high - low + 1 for low, high in peers]) > half + 1
+    return size(peers) > half + 1
 
 
 def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]]:
@@ -186,14 +187,14 @@ def _far_denier(family: Family, outcomes: t.Iterable[Outcome]) -> t.Optional[Sit
     """The rule of somebody's own that stops more than half."""
     half = EVERYTHING[family.name][0][1] // 2
     for site, peers in _own_denials(outcomes):
-        if peers[-1][1] - peers[0][0] >= half and sum([high - low + 1 for low, high in peers]) > half:
+        if peers[-1][1] - peers[0][0] >= half and size(peers) > half:
             return site
     return None
 
 
 def _denier(family: Family, outcomes: t.Iterable[Outcome]) -> t.Optional[Site]:
     """The rule of somebody's own that stops the most, if such rules stop more than half."""
-    sizes = {site: sum([high - low + 1 for low, high in peers]) for site, peers in _own_denials(outcomes)}
+    sizes = {site: size(peers) for site, peers in _own_denials(outcomes)}
     half = EVERYTHING[family.name][0][1] // 2
     return max(sizes, key=lambda site: sizes[site]) if sum(sizes.values()) > half else None
 
@@ -320,7 +321,7 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
             continue
         for guard in guards(four, published):
             flow = flows[0]._replace(in_interface=guard.flow.in_interface)
-            if any(item.denies and mostly(item.peers, IPV6) for item in six.walk(flow)):
+            if any(item.denies and mostly(item.peers, IPV6) for item in six.briefly(flow)):
                 continue  # closed, if only FORWARD read it: that is jump_missing's
             arriving = to_host(six, twin, guard.flow.in_interface)
             peers, reasons = through(six, (_ARRIVING, arriving), (_FORWARDED, flow))
@@ -815,7 +816,7 @@ def _exposed(survey: Survey, family: Family) -> t.Iterator[t.Tuple[Published, t.
             continue
         for flow in family.inbound(published):
             peers, why = through(family, (_FORWARDED, flow))
-            if mostly(peers, family.name) and _nobody_decides(family, family.walk(flow)):
+            if mostly(peers, family.name) and _nobody_decides(family, family.briefly(flow)):
                 yield published, why
                 break
         else:
@@ -823,7 +824,7 @@ def _exposed(survey: Survey, family: Family) -> t.Iterator[t.Tuple[Published, t.
             if proxied and family is not four and _key(published) not in closed and family.ways_in:
                 flow = to_host(family, published, family.ways_in[0])
                 peers, why = through(family, (_ARRIVING + _LOCAL, flow))
-                if mostly(peers, family.name) and _nobody_decides(family, family.walk(flow, "INPUT")):
+                if mostly(peers, family.name) and _nobody_decides(family, family.briefly(flow, "INPUT")):
                     yield published, why
 
 
