@@ -24,14 +24,25 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Container,
     DockerError,
     DockerSdkMissing,
+    Inspection,
     Inventory,
     Json,
+    Network,
     parse_bindings,
+    parse_endpoints,
+    parse_inspection,
     parse_inventory,
+    parse_network,
 )
 
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 TIMEOUT = 30
+
+#: The events that change who has which address or port: others, as those of health checks, never reach us.
+EVENT_FILTERS = {
+    "type": ["container", "network"],
+    "event": ["create", "start", "die", "destroy", "rename", "connect", "disconnect", "remove"],
+}
 
 
 @contextmanager
@@ -66,13 +77,18 @@ class DockerSilent(DockerError):
         super().__init__(self.short[:-1] + ", or protect a host port with published_port, which needs no look-up.")
 
 
+class DockerGone(DockerError):
+    """The engine answers that there is no such container or network (any more)."""
+
+
 class Docker:
     """The engine of this host.
 
+    :param timeout: the longest that an answer may take, in seconds.
     :raises DockerError: the SDK is missing, or the engine does not answer.
     """
 
-    def __init__(self, socket: t.Optional[str] = None) -> None:
+    def __init__(self, socket: t.Optional[str] = None, timeout: float = TIMEOUT) -> None:
         self._socket = socket or _socket()
         try:
             with _without_ssh():
@@ -82,7 +98,7 @@ class Docker:
             raise DockerSdkMissing(traceback.format_exc()) from error
         self._errors = docker.errors
         with self._answers("GET /version"):
-            self._client = docker.APIClient(base_url=self._socket, version="auto", timeout=TIMEOUT)
+            self._client = docker.APIClient(base_url=self._socket, version="auto", timeout=timeout)
 
     @contextmanager
     def _answers(self, request: str) -> t.Iterator[None]:
@@ -123,6 +139,51 @@ class Docker:
         with self._answers("GET /services"):
             found: t.List[Json] = client.services()
         return found
+
+    # For the follower
+
+    def events(self) -> t.Iterator[t.Any]:
+        """The engine's events as they come, from now on; blocks, and ends without an error when the engine goes.
+
+        :raises DockerError: the engine does not answer.
+        """
+        with self._answers("GET /events"):
+            stream: t.Iterator[t.Any] = self._client.events(decode=True, filters=EVENT_FILTERS)
+        return stream
+
+    def network_endpoints(self, identity: str) -> t.Tuple[Network, t.Dict[str, t.Tuple[str, ...]]]:
+        """A network, and the addresses of the containers (by ID) on it: known as soon as it is told that one joined.
+
+        :raises DockerGone: there is no such network.
+        :raises DockerError: the engine does not answer.
+        """
+        with self._finds(), self._answers("GET /networks/%s" % identity[:12]):
+            answer = self._client.inspect_network(identity)
+        return parse_network(answer), parse_endpoints(answer)
+
+    def inspect(self, identity: str) -> Inspection:
+        """One container. While it starts, engines up to 26 answer only when that is done.
+
+        :raises DockerGone: there is no such container.
+        :raises DockerError: the engine does not answer.
+        """
+        with self._finds(), self._answers("GET /containers/%s/json" % identity[:12]):
+            answer = self._client.inspect_container(identity)
+        return parse_inspection(answer)
+
+    def keeps_containers(self) -> bool:
+        """True if containers run on while the daemon does not (live-restore)."""
+        with self._answers("GET /info"):
+            return bool(self._client.info().get("LiveRestoreEnabled"))
+
+    @contextmanager
+    def _finds(self) -> t.Iterator[None]:
+        try:
+            yield
+        except DockerError as error:
+            if isinstance(error.__cause__, self._errors.NotFound):
+                raise DockerGone(str(error)) from error
+            raise
 
     def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
         """The container's fixed port bindings."""

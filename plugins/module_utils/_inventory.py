@@ -84,7 +84,7 @@ class Container(t.NamedTuple):
 
     ``networks`` maps a network's name to the addresses there (none while it is not running, unless they are static),
     ``network_ids`` to the network's ID. ``current_ports`` are its published ports while it runs; which of them are
-    fixed only an inspection can tell.
+    fixed only an inspection can tell. ``static`` are the addresses that its user chose: it has no others there.
     """
 
     name: str
@@ -95,6 +95,12 @@ class Container(t.NamedTuple):
     networks: t.Mapping[str, t.Tuple[str, ...]]
     network_ids: t.Mapping[str, str]
     current_ports: t.Tuple[Binding, ...]
+    static: t.Mapping[str, t.Tuple[str, ...]] = {}
+
+    def stopped(self) -> Container:
+        """The container when it does not run: what Docker gave it may be another's next."""
+        networks = {name: self.static.get(name, ()) for name in self.networks}
+        return self._replace(running=False, networks=networks, current_ports=())
 
 
 class Inventory(t.NamedTuple):
@@ -131,6 +137,60 @@ class Inventory(t.NamedTuple):
                 return network
         return self.networks.get(name)
 
+    # What one event changes. A container or network that is not there is left out of the change.
+
+    def with_container(self, container: Container) -> Inventory:
+        """With this container in place of the one with its ID."""
+        others = tuple(item for item in self.containers if item.id != container.id)
+        return self._replace(containers=(*others, container))
+
+    def without_container(self, identity: str) -> Inventory:
+        return self._replace(containers=tuple(item for item in self.containers if item.id != identity))
+
+    def with_network(self, network: Network) -> Inventory:
+        """With this network in place of the one with its ID."""
+        networks = self.without_network(network.id).networks
+        key = network.id if network.name in networks else network.name
+        return self._replace(networks={**networks, key: network})
+
+    def without_network(self, identity: str) -> Inventory:
+        return self._replace(networks={key: item for key, item in self.networks.items() if item.id != identity})
+
+    def with_endpoints(self, network: Network, addresses: t.Mapping[str, t.Tuple[str, ...]]) -> Inventory:
+        """With the network, and with these containers (by ID) on it at these addresses, and no other at any."""
+        containers = []
+        for container in self.containers:
+            if container.id in addresses:
+                containers.append(_joined(container, network, addresses[container.id]))
+            else:
+                containers.append(_left(container, network.id))
+        return self.with_network(network)._replace(containers=tuple(containers))
+
+    def without_endpoint(self, identity: str, network_id: str) -> Inventory:
+        """Without the addresses that Docker gave this container on the network."""
+        containers = tuple(_left(item, network_id) if item.id == identity else item for item in self.containers)
+        return self._replace(containers=containers)
+
+    def stopped(self) -> Inventory:
+        """With no container running."""
+        return self._replace(containers=tuple(item.stopped() for item in self.containers))
+
+
+def _joined(container: Container, network: Network, addresses: t.Tuple[str, ...]) -> Container:
+    return container._replace(
+        networks={**container.networks, network.name: addresses},
+        network_ids={**container.network_ids, network.name: network.id},
+    )
+
+
+def _left(container: Container, network_id: str) -> Container:
+    changed = {
+        name: container.static.get(name, ())
+        for name, addresses in container.networks.items()
+        if addresses and container.network_ids.get(name) == network_id
+    }
+    return container._replace(networks={**container.networks, **changed}) if changed else container
+
 
 def parse_network(item: Json) -> Network:
     """One element of C(GET /networks)."""
@@ -156,6 +216,27 @@ def _addresses(endpoint: Json) -> t.Tuple[str, ...]:
         endpoint.get("GlobalIPv6Address") or static.get("IPv6Address"),
     )
     return tuple(str(address) for address in found if address)
+
+
+def _static(endpoints: t.Mapping[t.Any, t.Any]) -> t.Dict[str, t.Tuple[str, ...]]:
+    """The addresses that the user chose, by network."""
+    found: t.Dict[str, t.Tuple[str, ...]] = {}
+    for name, endpoint in endpoints.items():
+        addresses = _addresses({"IPAMConfig": (endpoint or {}).get("IPAMConfig")})
+        if addresses:
+            found[str(name)] = addresses
+    return found
+
+
+def parse_endpoints(item: Json) -> t.Dict[str, t.Tuple[str, ...]]:
+    """The addresses of the containers (by ID) on the network of C(GET /networks/<id>)."""
+    found: t.Dict[str, t.Tuple[str, ...]] = {}
+    for identity, endpoint in (item.get("Containers") or {}).items():
+        # An endpoint that no container has joined yet is listed as "ep-" and its own ID.
+        if not str(identity).startswith("ep-"):
+            addresses = (str((endpoint or {}).get(key) or "") for key in ("IPv4Address", "IPv6Address"))
+            found[str(identity)] = tuple(address.partition("/")[0] for address in addresses if address)
+    return found
 
 
 def parse_container(item: Json) -> Container:
@@ -185,7 +266,47 @@ def parse_container(item: Json) -> Container:
         networks={str(name): _addresses(endpoint or {}) for name, endpoint in networks.items()},
         network_ids={str(name): str((endpoint or {}).get("NetworkID") or "") for name, endpoint in networks.items()},
         current_ports=tuple(dict.fromkeys(ports)),
+        static=_static(networks),
     )
+
+
+class Inspection(t.NamedTuple):
+    """What C(GET /containers/<id>/json) tells: the container, its fixed port bindings, whether it has others too."""
+
+    container: Container
+    bindings: t.Tuple[Binding, ...]
+    chosen: bool
+
+
+def parse_inspection(item: Json) -> Inspection:
+    """The answer to C(GET /containers/<id>/json), in the words of the list."""
+    settings, host = item.get("NetworkSettings") or {}, item.get("HostConfig") or {}
+    ports = []
+    for port, hosts in (settings.get("Ports") or {}).items():
+        number, _slash, protocol = str(port).partition("/")
+        for place in hosts or []:
+            ports.append(
+                {
+                    "Type": protocol,
+                    "PrivatePort": int(number),
+                    "PublicPort": int(place.get("HostPort") or 0),
+                    "IP": place.get("HostIp"),
+                }
+            )
+    container = parse_container(
+        {
+            "Id": item["Id"],
+            "Names": [str(item.get("Name") or "").lstrip("/")] if item.get("Name") else [],
+            "State": (item.get("State") or {}).get("Status"),
+            "HostConfig": host,
+            "Labels": (item.get("Config") or {}).get("Labels"),
+            "NetworkSettings": settings,
+            "Ports": ports,
+        }
+    )
+    bindings = parse_bindings(item)
+    wanted = sum(len(hosts or ()) for hosts in (host.get("PortBindings") or {}).values())
+    return Inspection(container, bindings, bool(host.get("PublishAllPorts")) or wanted > len(bindings))
 
 
 def parse_inventory(containers: t.Iterable[Json], networks: t.Iterable[Json]) -> Inventory:
@@ -222,3 +343,77 @@ def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:
 def families(addresses: t.Iterable[str]) -> t.Set[str]:
     """The families of some addresses."""
     return {IPV6 if ":" in address else IPV4 for address in addresses}
+
+
+# What is stored, for a time when Docker does not answer
+
+Bindings = t.Callable[[Container], t.Tuple[Binding, ...]]
+
+
+def to_stored(inventory: Inventory, bindings: Bindings) -> t.Dict[str, t.Any]:
+    """What still holds after a reboot, as JSON: everything but the addresses that Docker gives."""
+    containers = []
+    for container in sorted(inventory.containers, key=lambda item: (item.name, item.id)):
+        containers.append(
+            {
+                "name": container.name,
+                "id": container.id,
+                "network_mode": container.network_mode,
+                "labels": dict(sorted(container.labels.items())),
+                "networks": {
+                    name: {
+                        "id": container.network_ids.get(name, ""),
+                        "static": list(container.static.get(name, ())),
+                    }
+                    for name in sorted(container.networks)
+                },
+                "bindings": [list(binding[:4]) for binding in bindings(container)],
+            }
+        )
+    networks = [
+        {**network._asdict(), "subnets": list(network.subnets), "routed": sorted(network.routed)}
+        for network in sorted(inventory.networks.values(), key=lambda item: (item.name, item.id))
+    ]
+    return {"containers": containers, "networks": networks}
+
+
+def from_stored(stored: Json) -> t.Tuple[Inventory, Bindings]:
+    """The inventory that was stored, with no container running, and the fixed port bindings of its containers.
+
+    :raises ValueError: somebody else wrote it.
+    """
+    try:
+        fixed: t.Dict[str, t.Tuple[Binding, ...]] = {}
+        containers = []
+        for item in stored["containers"]:
+            static = {name: tuple(map(str, place["static"])) for name, place in item["networks"].items()}
+            containers.append(
+                Container(
+                    name=str(item["name"]),
+                    id=str(item["id"]),
+                    running=False,
+                    network_mode=str(item["network_mode"]),
+                    labels={str(key): str(value) for key, value in item["labels"].items()},
+                    networks=static,
+                    network_ids={name: str(place["id"]) for name, place in item["networks"].items()},
+                    current_ports=(),
+                    static={name: addresses for name, addresses in static.items() if addresses},
+                )
+            )
+            fixed[str(item["id"])] = tuple(
+                Binding(str(protocol), int(port), int(host_port), str(address), True)
+                for protocol, port, host_port, address in item["bindings"]
+            )
+        inventory = Inventory(tuple(containers), {})
+        for item in stored["networks"]:
+            subnets, routed = tuple(map(str, item["subnets"])), frozenset(map(str, item["routed"]))
+            words = [str(item[key]) for key in ("name", "id", "driver", "bridge")]
+            network = Network(words[0], words[1], words[2], words[3], bool(item["ipv6"]), subnets, routed)
+            inventory = inventory.with_network(network)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError("What is stored of Docker's containers cannot be read (%r)." % error) from error
+
+    def bindings(container: Container) -> t.Tuple[Binding, ...]:
+        return fixed.get(container.id, ())
+
+    return inventory, bindings
