@@ -37,8 +37,8 @@ options:
 EXAMPLES = r"""
 - name: Install the program
   ansible.builtin.copy:
-    src: "{{ lookup('quaywall.docker.follower_program') }}"
-    dest: /usr/lib/quaywall/quaywall.pyz
+    src: "{{ lookup('quaywall.docker.follower_program') }}" # .../quaywall.pyz
+    dest: /usr/lib/quaywall/
     mode: "0755"
 """
 
@@ -171,12 +171,14 @@ def build(sources: t.Mapping[str, bytes]) -> bytes:
 
 
 def write(program: bytes, folder: str) -> str:
-    """Write the program to a file that is named by its content, unless it is there. Returns the path."""
-    path = os.path.join(folder, "quaywall-%s.pyz" % hashlib.sha256(program).hexdigest()[:16])
+    """Write the program into a folder that is named by its content, unless it is there. Returns the path."""
+    place = os.path.join(folder, "quaywall-%s" % hashlib.sha256(program).hexdigest()[:16])
+    path = os.path.join(place, "quaywall.pyz")
     if os.path.exists(path):
         return path
+    os.makedirs(place, mode=0o700, exist_ok=True)
     # Ansible's forks look up at the same time: whoever renames last puts the same file there.
-    descriptor, temporary = tempfile.mkstemp(prefix="quaywall-", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(dir=place)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(program)
