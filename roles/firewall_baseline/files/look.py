@@ -57,7 +57,7 @@ def main(paths: t.Sequence[str]) -> None:
         "present": [path for path in paths if os.path.lexists(path)],
         "stock": MARK in read(STOCK),
     }
-    print(json.dumps(found, sort_keys=True))
+    sys.stdout.write(json.dumps(found, sort_keys=True))
 
 
 main(sys.argv[1:])
