@@ -320,6 +320,10 @@ import gc
 gc.disable()
 atexit.register(gc.freeze)
 
+from ansible_collections.quaywall.docker.plugins.module_utils._module._once import compile_once
+
+compile_once()
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.quaywall.docker.plugins.module_utils._module.docker_fw_audit import argument_spec, run_module
