@@ -77,6 +77,20 @@ class DockerSilent(DockerError):
         super().__init__(self.short[:-1] + ", or protect a host port with published_port, which needs no look-up.")
 
 
+def load_sdk() -> t.Any:
+    """The Docker SDK for Python.
+
+    :raises DockerSdkMissing: it cannot be imported.
+    """
+    try:
+        with _without_ssh():
+            import docker
+    except Exception as error:
+        # An SDK that does not fit the host's requests or urllib3 raises all sorts of errors when it is imported.
+        raise DockerSdkMissing(traceback.format_exc()) from error
+    return docker
+
+
 class DockerGone(DockerError):
     """The engine answers that there is no such container or network (any more)."""
 
@@ -90,12 +104,7 @@ class Docker:
 
     def __init__(self, socket: t.Optional[str] = None, timeout: float = TIMEOUT) -> None:
         self._socket = socket or _socket()
-        try:
-            with _without_ssh():
-                import docker
-        except Exception as error:
-            # An SDK that does not fit the host's requests or urllib3 raises all sorts of errors when it is imported.
-            raise DockerSdkMissing(traceback.format_exc()) from error
+        docker = load_sdk()
         self._errors = docker.errors
         with self._answers("GET /version"):
             self._client = docker.APIClient(base_url=self._socket, version="auto", timeout=timeout)
