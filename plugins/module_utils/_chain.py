@@ -199,6 +199,34 @@ def docker_manages(table: Table) -> bool:
 # Ours and foreign ----------------------------------------------------------------------------------------------------
 
 ESTABLISHED_COMMENT = "quaywall: established"
+DEFAULT_COMMENT = "quaywall: default drop"
+GUARD_COMMENT = "quaywall: guard"
+
+#: Chains of our own: what DOCKER-USER ends with where everything else is dropped, and (in mangle) the guard.
+DEFAULT_CHAIN = "QUAYWALL-DEFAULT"
+GUARD_CHAIN = "QUAYWALL-GUARD"
+GUARD_DENY_CHAIN = "QUAYWALL-DENY"
+
+#: What our ipsets' names begin with.
+SET_PREFIX = "quaywall-"
+
+
+def set_name(policy: str, family: str) -> str:
+    """The name of a policy's ipset: a hash, as a name has 31 characters at most and the swap needs four of them."""
+    import hashlib
+
+    digest = hashlib.sha256(policy.encode("utf-8", "surrogateescape")).hexdigest()
+    return "%s%s-%s" % (SET_PREFIX, digest[:16], "4" if family == IPV4 else "6")
+
+
+def sets_of(rule: Rule) -> t.List[str]:
+    """The ipsets of ours that a rule asks."""
+    if not any(item.name == "match_set" for item in rule.fields):
+        return []
+    names = [item.value.partition(" ")[0] for item in rule.fields if item.name == "match_set"]
+    return [name for name in names if name.startswith(SET_PREFIX)]
+
+
 DEFAULT_PRIORITY = 500
 
 ACTION = "action"
@@ -256,8 +284,13 @@ def is_established(rule: Rule) -> bool:
     return rule.comment == ESTABLISHED_COMMENT
 
 
+def is_default(rule: Rule) -> bool:
+    """True for the jump to the chain that drops whatever no policy lets in."""
+    return rule.comment == DEFAULT_COMMENT
+
+
 def is_managed(rule: Rule) -> bool:
-    return is_established(rule) or mark_of(rule) is not None
+    return is_established(rule) or is_default(rule) or mark_of(rule) is not None
 
 
 def is_bare_return(rule: Rule) -> bool:

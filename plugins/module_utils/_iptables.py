@@ -20,17 +20,20 @@ import random
 import re
 import time
 import typing as t
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DEFAULT_CHAIN,
     DOCKER_CHAINS,
     DOCKER_USER,
+    GUARD_CHAIN,
+    GUARD_DENY_CHAIN,
     Dump,
     Table,
     docker_manages,
     parse_dump,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, Plan
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, MANGLE, POSTROUTING, Plan
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
 NFT = "nft"
@@ -72,24 +75,47 @@ class State(t.NamedTuple):
     """The filter tables as they were read.
 
     A family without ip(6)tables on the host is absent; ``unreadable`` says why IPv6 is absent if it could not be read.
+    ``mangle`` are the tables of the guard; one that iptables cannot show is absent.
     """
 
     variants: t.Mapping[str, str]
     tables: t.Mapping[str, Table]
     unreadable: t.Mapping[str, str] = {}
+    mangle: t.Mapping[str, Table] = {}
 
 
 class Change(t.NamedTuple):
-    """What became of one family: its variant, the chain before and after."""
+    """What became of one family: its variant, the chain before and after, and the guard before and after."""
 
     variant: str
     before: t.Tuple[str, ...]
     after: t.Tuple[str, ...]
     plan: Plan
+    guard: t.Tuple[t.Tuple[str, ...], t.Tuple[str, ...]] = ((), ())
 
     @property
     def changed(self) -> bool:
         return self.before != self.after or not self.plan.empty
+
+
+class Companion:
+    """What is written along with the rules, under the same lock: sets that rules ask, and the stored policies."""
+
+    def testable(self) -> bool:
+        """True if the rules can be tried without it: a rule that asks a set which is not there cannot."""
+        return True
+
+    def prepare(self) -> None:
+        """Before the rules are written; what is needed by the old ones must stay.
+
+        :raises FirewallError: it cannot be done, and nothing was changed.
+        """
+
+    def undo(self) -> None:
+        """After the rules could not be written."""
+
+    def finish(self) -> None:
+        """After the rules were written."""
 
 
 #: Makes the plans of all families from the tables as they are.
@@ -158,11 +184,21 @@ class Firewall:
             self._default_variants[family] = NFT if b"nf_tables" in out else LEGACY
         return self._default_variants[family]
 
-    def _save(self, family: str, variant: str) -> t.Optional[Dump]:
-        if variant == LEGACY and not _legacy_has_filter(family):
+    def _save(self, family: str, variant: str, table: str = "filter") -> t.Optional[Dump]:
+        if variant == LEGACY and table not in legacy_tables(family):
             return None
         program = self._tool(family, variant, "save")
-        return None if program is None else parse_dump(_decode(self._run_save(program, "filter")), family)
+        return None if program is None else parse_dump(_decode(self._run_save(program, table)), family)
+
+    def _mangle(self, family: str, variant: str) -> t.Optional[Table]:
+        """The table of the guard, empty if there is none yet; None if it cannot be read."""
+        try:
+            dump = self._save(family, variant, "mangle")
+        except FirewallError:
+            return None
+        if dump is None:
+            return Table("mangle", {})
+        return None if dump.incompatible else dump.tables.get("mangle") or Table("mangle", {})
 
     def _run_save(self, program: str, table: str) -> bytes:
         command = [program] + (["-t", table] if table else [])
@@ -232,15 +268,16 @@ class Firewall:
             )
         if holders:
             return holders[0], found[holders[0]]
-        for variant in (preferred, NFT, LEGACY):
+        for variant in (preferred or self.defaults()[1].get(family, ""), NFT, LEGACY):
             if variant and self._tool(family, variant, "restore") is not None:
                 return variant, found.get(variant) or Table("filter", {})
         return None
 
-    def read(self, chain_needed: bool = True) -> State:
+    def read(self, chain_needed: bool = True, creates: bool = False) -> State:
         """The filter tables of the host.
 
         :param chain_needed: it is an error if DOCKER-USER is missing or nobody reads it.
+        :param creates: DOCKER-USER is made where it is missing; it is an error if no engine would read it.
         :raises FirewallError: iptables is missing or cannot read the tables.
         """
         if self._program("iptables-save") is None and self._program("iptables-nft-save") is None:
@@ -249,11 +286,10 @@ class Firewall:
         if four is None:
             raise FirewallError("iptables is not installed whole (no iptables-restore was found): install iptables.")
         variants, tables = {IPV4: four[0]}, {IPV4: four[1]}
-        if chain_needed:
-            if DOCKER_USER not in tables[IPV4].chains:
-                raise FirewallError(self._why_missing(tables[IPV4]))
-            if not docker_manages(tables[IPV4]) and self._docker_uses_nftables():
-                raise FirewallError(_NFTABLES_BACKEND)
+        if chain_needed and DOCKER_USER not in tables[IPV4].chains:
+            raise FirewallError(self._why_missing(tables[IPV4]))
+        if (chain_needed or creates) and not docker_manages(tables[IPV4]) and self._docker_uses_nftables():
+            raise FirewallError(_NFTABLES_BACKEND)
         unreadable: t.Dict[str, str] = {}
         try:
             six = self._family_table(IPV6, four[0])
@@ -263,7 +299,8 @@ class Firewall:
             unreadable[IPV6] = str(error)
         if six is not None:
             variants[IPV6], tables[IPV6] = six
-        return State(variants, tables, unreadable)
+        mangle = {family: self._mangle(family, variant) for family, variant in variants.items()}
+        return State(variants, tables, unreadable, {family: found for family, found in mangle.items() if found})
 
     def _docker_uses_nftables(self) -> bool:
         """True if Docker's own nftables tables are there: with that backend no engine reads DOCKER-USER."""
@@ -288,36 +325,64 @@ class Firewall:
 
     # Writing
 
-    def change(self, planner: Planner, dry: bool, chain_needed: bool = True) -> t.Mapping[str, Change]:
+    def change(
+        self,
+        planner: Planner,
+        dry: bool,
+        chain_needed: bool = True,
+        creates: bool = False,
+        companion: t.Optional[Companion] = None,
+    ) -> t.Mapping[str, Change]:
         """Bring the tables to what the planner wants, in one transaction per family.
 
         :param planner: is asked again whenever somebody else changed the tables meanwhile.
         :param dry: only say what would be done.
         :param chain_needed: as in :meth:`read`; taking rules away needs no chain.
+        :param creates: as in :meth:`read`.
+        :param companion: what is written along with the rules.
         :raises FirewallError: it cannot be done; then no chain is half done.
         """
+        companion = companion or Companion()
+
+        def read() -> State:
+            return self.read(chain_needed, creates)
+
         if dry:
-            state = self.read(chain_needed)
+            state = read()
             plans = planner(state)
-            self._commit(state, plans, test=True)
+            if companion.testable():
+                self._commit(state, plans, test=True)
             return {
-                family: Change(state.variants[family], plan.before, plan.after, plan) for family, plan in plans.items()
+                family: Change(
+                    state.variants[family], plan.before, plan.after, plan, _guard(state, family, plan.guard_after())
+                )
+                for family, plan in plans.items()
             }
         with ExitStack() as stack:
             self._lock(stack, self._own_lock, self._own_wait, "another run of quaywall.docker")
-            state = self.read(chain_needed)
+            state = read()
             if LEGACY in state.variants.values():
                 self._lock(stack, XTABLES_LOCK, self._xtables_wait, "another program that uses iptables")
-                state = self.read(chain_needed)
-            return self._converge(state, planner, chain_needed)
+                state = read()
+            plans = planner(state)
+            companion.prepare()
+            try:
+                changes = self._converge(state, plans, planner, read)
+            except BaseException:
+                companion.undo()
+                raise
+            companion.finish()
+            return changes
 
     def _lock(self, stack: ExitStack, path: str, wait: float, who: str) -> None:
         """Hold a lock for as long as the stack lasts."""
         self._locks[path] = stack.enter_context(_locked(path, wait, who))
         stack.callback(self._locks.pop, path, None)
 
-    def _converge(self, state: State, planner: Planner, chain_needed: bool) -> t.Mapping[str, Change]:
-        first = plans = planner(state)
+    def _converge(
+        self, state: State, plans: t.Mapping[str, Plan], planner: Planner, read: t.Callable[[], State]
+    ) -> t.Mapping[str, Change]:
+        first, begun_state = plans, state
         attempt = 0
         while not all(plan.empty for plan in plans.values()):
             if attempt == TRIES:
@@ -327,23 +392,31 @@ class Firewall:
                 )
             if attempt > 1:
                 time.sleep(random.uniform(0.005, 0.05) * attempt)
-                state = self.read(chain_needed)
+                state = read()
                 plans = planner(state)
             attempt += 1
             failure: t.Optional[FirewallError] = None
             try:
-                self._commit(state, plans, test=True)
+                # A single transaction needs no trial run: it is carried out whole or not at all.
+                if sum(plan.transactions for plan in plans.values()) > 1:
+                    self._commit(state, plans, test=True)
                 self._commit(state, plans, test=False)
             except FirewallError as error:
                 failure = error
             # nft lets others write between our reading and our commit without a word: only a second look can tell.
-            previous, state = state, self.read(chain_needed)
+            previous, state = state, read()
             plans = planner(state)
             if failure is not None and _written_by_us(previous) == _written_by_us(state):
                 raise failure
         begun = {family: first.get(family, plan) for family, plan in plans.items()}
         return {
-            family: Change(state.variants[family], begun[family].before, plan.after, begun[family])
+            family: Change(
+                state.variants[family],
+                begun[family].before,
+                plan.after,
+                begun[family],
+                (_guard_lines(begun_state, family), _guard_lines(state, family)),
+            )
             for family, plan in plans.items()
         }
 
@@ -351,11 +424,13 @@ class Firewall:
         """Carry out (or try) the plans of all families; if one fails, those before it are undone."""
         done: t.List[t.Tuple[str, Plan]] = []
         for family, plan in plans.items():
-            if plan.empty or (test and not self._can_test(family, state.variants[family])):
+            if plan.empty or (test and not self._can_test(family, state.variants[family], plan)):
                 continue
             try:
                 self._restore(family, state.variants[family], plan.transaction(), test)
             except FirewallError as error:
+                if not test:
+                    self._take_back_guard(family, state.variants[family], plan)
                 for other, undone in reversed(done):
                     try:
                         self._restore(other, state.variants[other], undone.undo(), False)
@@ -368,9 +443,20 @@ class Firewall:
             if not test:
                 done.append((family, plan))
 
-    def _can_test(self, family: str, variant: str) -> bool:
-        """False if a trial run would make the table that is not there: check mode must not."""
-        return variant == NFT or _legacy_has_filter(family)
+    def _take_back_guard(self, family: str, variant: str, plan: Plan) -> None:
+        """After a failure: what the plan did to mangle, a transaction of its own, may have been carried out."""
+        undo = plan.undo_guard()
+        if undo and _guard_is(self._mangle(family, variant), plan):
+            # If this fails too: what went wrong first says more, and the next run makes it right.
+            with suppress(FirewallError):
+                self._restore(family, variant, undo, False)
+
+    def _can_test(self, family: str, variant: str, plan: Plan) -> bool:
+        """False if a trial run would make a table that is not there: check mode must not."""
+        if variant == NFT:
+            return True
+        there = set(legacy_tables(family))
+        return "filter" in there and ("mangle" in there or not any(chain.table == MANGLE for chain in plan.own))
 
     def _restore(self, family: str, variant: str, transaction: str, test: bool) -> None:
         program = self._tool(family, variant, "restore")
@@ -421,9 +507,11 @@ _NFTABLES_BACKEND = (
 
 def _written_by_us(state: State) -> t.Dict[str, t.List[t.List[str]]]:
     """The rules of the chains that we write to: what a dump also holds (counters of policies) changes all the time."""
+    ours = (DOCKER_USER, FORWARD, POSTROUTING, DEFAULT_CHAIN, GUARD_CHAIN, GUARD_DENY_CHAIN)
     return {
-        family: [chain.render() for name, chain in table.chains.items() if name in (DOCKER_USER, FORWARD)]
-        for family, table in state.tables.items()
+        "%s %s" % (family, table.name): [chain.render() for name, chain in table.chains.items() if name in ours]
+        for tables in (state.tables, state.mangle)
+        for family, table in tables.items()
     }
 
 
@@ -436,8 +524,26 @@ def legacy_tables(family: str) -> t.List[str]:
         return []
 
 
-def _legacy_has_filter(family: str) -> bool:
-    return "filter" in legacy_tables(family)
+def _guard_lines(state: State, family: str) -> t.Tuple[str, ...]:
+    """The guard's rules, as lines of C(iptables -S)."""
+    table = state.mangle.get(family)
+    chain = None if table is None else table.chains.get(GUARD_CHAIN)
+    return () if chain is None else tuple(chain.render())
+
+
+def _guard(
+    state: State, family: str, after: t.Optional[t.Tuple[str, ...]]
+) -> t.Tuple[t.Tuple[str, ...], t.Tuple[str, ...]]:
+    before = _guard_lines(state, family)
+    return before, before if after is None else tuple("-A %s %s" % (GUARD_CHAIN, rule) for rule in after)
+
+
+def _guard_is(table: t.Optional[Table], plan: Plan) -> bool:
+    """True if the chains in mangle are what the plan makes of them."""
+    if table is None:
+        return False
+    found = {name: tuple(rule.render() for rule in chain.rules) for name, chain in table.chains.items()}
+    return all(found.get(chain.name) == chain.after for chain in plan.own if chain.table == MANGLE)
 
 
 def _lock_text(path: str, wait: float, who: str) -> str:

@@ -19,10 +19,12 @@ import typing as t
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     ESTABLISHED_COMMENT,
+    GUARD_CHAIN,
     Chain,
     Table,
     can_only_deny,
     is_bare_return,
+    is_default,
     is_established,
     is_managed,
     mark_of,
@@ -31,6 +33,9 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule, field, normalise, parse
 
 FORWARD = "FORWARD"
+POSTROUTING = "POSTROUTING"
+FILTER = "filter"
+MANGLE = "mangle"
 
 
 class Delete(t.NamedTuple):
@@ -55,11 +60,33 @@ class Append(t.NamedTuple):
 Operation = t.Union[Delete, Insert, Append]
 
 
+class OwnChain(t.NamedTuple):
+    """A chain that is all ours, as it is and as it is to be; None where there is none. It is written as a whole.
+
+    ``hooks`` are the rules elsewhere in the table that lead to it: those to delete, and those to insert at the top.
+    """
+
+    table: str
+    name: str
+    before: t.Optional[t.Tuple[str, ...]]
+    after: t.Optional[t.Tuple[str, ...]]
+    deletes: t.Tuple[t.Tuple[str, str], ...] = ()
+    inserts: t.Tuple[t.Tuple[str, str], ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        return self.before != self.after or bool(self.deletes or self.inserts)
+
+    def reverse(self) -> OwnChain:
+        return OwnChain(self.table, self.name, self.after, self.before, self.inserts, self.deletes)
+
+
 class Plan(t.NamedTuple):
-    """What one transaction does to one family's filter table.
+    """What one transaction does to one family's filter table, and what one does to its mangle table before.
 
     ``before`` and ``after`` are the chain's rules; ``create_chain`` and ``add_jump`` say whether DOCKER-USER is made
-    and whether FORWARD gets its jump at the top. ``unreachable`` are foreign rules behind an unconditional RETURN.
+    and whether FORWARD gets its jump at the top, ``lift_jump`` that it loses the one further down for it.
+    ``unreachable`` are foreign rules behind an unconditional RETURN. ``own`` are the chains that are ours alone.
     """
 
     before: t.Tuple[str, ...]
@@ -68,19 +95,45 @@ class Plan(t.NamedTuple):
     create_chain: bool
     add_jump: bool
     unreachable: t.Tuple[str, ...]
+    lift_jump: bool = False
+    own: t.Tuple[OwnChain, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not (self.operations or self.create_chain or self.add_jump)
+        return not (
+            self.operations or self.create_chain or self.add_jump or self.lift_jump or any(o.changes for o in self.own)
+        )
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions it takes: each table has one of its own."""
+        return 0 if self.empty else 2 if self._own(MANGLE) else 1
 
     def transaction(self) -> str:
-        """The plan as input of C(iptables-restore --noflush): one table, one COMMIT."""
+        """The plan as input of C(iptables-restore --noflush): a COMMIT for mangle where it changes, one for filter.
+
+        The guard comes first: it only denies, so that nothing is open between the two.
+        """
         lines = []
         if self.create_chain:
             lines.append(":%s - [0:0]" % DOCKER_USER)
-        if self.add_jump:
+        if self.lift_jump:
+            lines.append("-D %s -j %s" % (FORWARD, DOCKER_USER))
+        if self.add_jump or self.lift_jump:
             lines.append("-I %s 1 -j %s" % (FORWARD, DOCKER_USER))
-        return _filter_transaction(lines + [_line(operation) for operation in self.operations])
+        operations = [_line(operation) for operation in self.operations]
+        # A chain must be there before a rule leads to it, and nothing may lead to it when it goes.
+        made = [chain for chain in self._own(FILTER) if chain.after is not None]
+        gone = [chain for chain in self._own(FILTER) if chain.after is None]
+        return _mangle(self._own(MANGLE)) + _table(FILTER, [*_write(made), *lines, *operations, *_write(gone)])
+
+    def guard_after(self) -> t.Optional[t.Tuple[str, ...]]:
+        """The guard's rules as they will be; None if they stay as they are."""
+        changed = [chain.after or () for chain in self._own(MANGLE) if chain.name == GUARD_CHAIN]
+        return changed[0] if changed else None
+
+    def _own(self, table: str) -> t.List[OwnChain]:
+        return [chain for chain in self.own if chain.table == table and chain.changes]
 
     def undo(self) -> str:
         """The transaction that takes the plan back, as long as nobody else changed our rules since."""
@@ -94,7 +147,14 @@ class Plan(t.NamedTuple):
             lines.append("-D %s -j %s" % (FORWARD, DOCKER_USER))
         if self.create_chain:
             lines.append("-X %s" % DOCKER_USER)
-        return _filter_transaction(lines)
+        back = [chain.reverse() for chain in self._own(FILTER)]
+        made = [chain for chain in back if chain.after is not None]
+        gone = [chain for chain in back if chain.after is None]
+        return _table(FILTER, [*_write(made), *lines, *_write(gone)]) + self.undo_guard()
+
+    def undo_guard(self) -> str:
+        """The transaction that takes back what the plan did to mangle; empty if that is nothing."""
+        return _mangle([chain.reverse() for chain in reversed(self._own(MANGLE))])
 
 
 def _line(operation: Operation) -> str:
@@ -105,11 +165,28 @@ def _line(operation: Operation) -> str:
     return "-I %s %d %s" % (DOCKER_USER, operation.position, operation.spec)
 
 
-def _filter_transaction(lines: t.Sequence[str]) -> str:
-    return "".join(line + "\n" for line in ["*filter", *lines, "COMMIT"])
+def _mangle(chains: t.Sequence[OwnChain]) -> str:
+    return _table(MANGLE, _write(chains)) if chains else ""
 
 
-def established_rule() -> Rule:
+def _write(chains: t.Sequence[OwnChain]) -> t.List[str]:
+    """Lines that bring chains of ours to what they are to be."""
+    lines: t.List[str] = []
+    # A chain that is named is made, or emptied, in the same transaction.
+    lines += [":%s - [0:0]" % chain.name for chain in chains]
+    for chain in chains:
+        lines += ["-D %s %s" % hook for hook in chain.deletes]
+        lines += ["-A %s %s" % (chain.name, spec) for spec in chain.after or ()]
+        lines += ["-I %s 1 %s" % hook for hook in chain.inserts]
+    lines += ["-X %s" % chain.name for chain in chains if chain.after is None]
+    return lines
+
+
+def _table(name: str, lines: t.Sequence[str]) -> str:
+    return "".join(line + "\n" for line in ["*" + name, *lines, "COMMIT"])
+
+
+def established_rule(target: str = "ACCEPT") -> Rule:
     """The baseline's first rule: replies and established connections pass."""
     return Rule(
         (
@@ -117,7 +194,7 @@ def established_rule() -> Rule:
             field("ctstate", "RELATED,ESTABLISHED"),
             field("match", "comment"),
             field("comment", ESTABLISHED_COMMENT),
-            field("jump", "ACCEPT"),
+            field("jump", target),
         )
     )
 
@@ -132,6 +209,8 @@ def arrange(
     established: bool,
     add_return: bool,
     family: str = IPV4,
+    established_target: str = "ACCEPT",
+    keep_foreign: bool = True,
 ) -> t.List[Rule]:
     """The rules of DOCKER-USER in their right order.
 
@@ -140,8 +219,9 @@ def arrange(
     opens what a policy closes; then the other foreign rules with the first bare RETURN among them where it stands.
 
     :param managed: the rules of all policies in the order of the managed block, without the baseline.
+    :param keep_foreign: False takes the rules of others out.
     """
-    foreign = [rule for rule in chain.rules if not is_managed(rule)]
+    foreign = [rule for rule in chain.rules if not is_managed(rule)] if keep_foreign else []
     judged: t.Dict[str, bool] = {}
     lead = 0
     while lead < len(foreign) and (
@@ -151,9 +231,10 @@ def arrange(
     rules: t.List[Rule] = []
     if established:
         # A comment alone is no proof: without its match, the first rule would open every policy.
-        wanted = _identity(established_rule(), family)
+        first = established_rule(established_target)
+        wanted = _identity(first, family)
         present = [rule for rule in chain.rules if is_established(rule) and _identity(rule, family) == wanted]
-        rules.append(present[0] if present else established_rule())
+        rules.append(present[0] if present else first)
     rules += foreign[:lead]
     rules += managed
     rules += foreign[lead:]
@@ -198,7 +279,10 @@ def _identity(rule: Rule, family: str) -> str:
 
 
 def _operations(
-    before: t.Sequence[Rule], after: t.Sequence[Rule], family: str
+    before: t.Sequence[Rule],
+    after: t.Sequence[Rule],
+    family: str,
+    is_managed: t.Callable[[Rule], bool] = is_managed,
 ) -> t.Tuple[t.List[Operation], t.List[Rule]]:
     """The fewest deletes and inserts of managed rules that lead from before to after, and the rules that result.
 
@@ -243,20 +327,36 @@ def _operations(
     return operations, [before[kept_after[index]] if index in kept_after else rule for index, rule in enumerate(after)]
 
 
-def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return: bool, family: str = IPV4) -> Plan:
+def plan(
+    table: Table,
+    managed: t.Sequence[Rule],
+    established: bool,
+    add_return: bool,
+    family: str = IPV4,
+    established_target: str = "ACCEPT",
+    keep_foreign: bool = True,
+    own: t.Sequence[OwnChain] = (),
+    need_chain: bool = False,
+    lift_jump: bool = False,
+) -> Plan:
     """The plan for one family's filter table.
 
     :param managed: the rules of all policies in the order of the managed block; empty takes ours out.
     :param established: ESTABLISHED is to be the first rule.
     :param add_return: a bare RETURN is to be there.
+    :param established_target: what becomes of ESTABLISHED, C(ACCEPT) or C(RETURN).
+    :param keep_foreign: False takes the rules of others out of DOCKER-USER.
+    :param own: the chains that are ours alone, as they are and are to be.
+    :param need_chain: DOCKER-USER and its jump are to be there even if no policy is.
+    :param lift_jump: the jump is to be the first rule of FORWARD.
     """
     chain = table.chains.get(DOCKER_USER)
     forward = table.chains.get(FORWARD)
     before = chain if chain is not None else Chain(DOCKER_USER, None, ())
-    after = arrange(before, table.chains, managed, established, add_return, family)
-    operations, after = _operations(before.rules, after, family)
+    after = arrange(before, table.chains, managed, established, add_return, family, established_target, keep_foreign)
+    operations, after = _operations(before.rules, after, family, is_managed if keep_foreign else _everything)
     # The RETURN that the baseline adds is foreign from then on: it is never commented, so never taken out by us.
-    if after and is_bare_return(after[-1]) and not any(is_bare_return(rule) for rule in before.rules):
+    if keep_foreign and after and is_bare_return(after[-1]) and not any(map(is_bare_return, before.rules)):
         # Appended: at a number it could come to stand in front of a rule that somebody else just wrote, and kill that.
         operations.append(Append(after[-1].render()))
     jump = forward is not None and any(is_jump(rule) for rule in forward.rules)
@@ -264,10 +364,16 @@ def plan(table: Table, managed: t.Sequence[Rule], established: bool, add_return:
         before=tuple(rule.render() for rule in before.rules),
         after=tuple(rule.render() for rule in after),
         operations=tuple(operations),
-        create_chain=chain is None and bool(after),
-        add_jump=not jump and bool(managed),
+        create_chain=chain is None and (need_chain or bool(after)),
+        add_jump=not jump and (need_chain or bool(managed)),
         unreachable=tuple(rule.render() for rule in unreachable(after)),
+        lift_jump=lift_jump and jump and not jump_is_first(table),
+        own=tuple(own),
     )
+
+
+def _everything(rule: Rule) -> bool:
+    return True
 
 
 def is_jump(rule: Rule) -> bool:
@@ -301,7 +407,7 @@ def apply(operations: t.Iterable[Operation], before: t.Sequence[str]) -> t.Tuple
 
 def with_policy(chain: t.Optional[Chain], name: str, rules: t.Sequence[Rule]) -> t.List[Rule]:
     """The managed block with the rules of one policy replaced (or taken out, if there are none)."""
-    others = [] if chain is None else [rule for rule in chain.rules if mark_of(rule) is not None]
+    others = [] if chain is None else [rule for rule in chain.rules if mark_of(rule) is not None or is_default(rule)]
     block = [rule for rule in others if _policy(rule) != name] + list(rules)
     # The sort is stable: rules of one policy keep the order that they were made in.
     return sorted(block, key=_key)

@@ -26,6 +26,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     Mark,
     comment_for,
     mark_of,
+    set_name,
+    sets_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
@@ -40,6 +42,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
     IPV6,
     Field,
     Rule,
+    address_text,
     field,
     port_range,
     port_ranges,
@@ -96,6 +99,7 @@ class Policy(t.NamedTuple):
     log: t.Optional[Log]
     priority: int
     ip_version: str
+    ipset_threshold: int = 0
 
     @property
     def needs_docker(self) -> bool:
@@ -172,6 +176,7 @@ class Policy(t.NamedTuple):
             log=_log(options.get("log"), name, (str(action), str(otherwise))),
             priority=priority,
             ip_version=str(options.get("ip_version") or "auto"),
+            ipset_threshold=_threshold(options.get("ipset_threshold")),
         )
 
 
@@ -326,6 +331,13 @@ def _sources(value: t.Any) -> t.Optional[t.Tuple[IPNetwork, ...]]:
     return tuple(dict.fromkeys(found))
 
 
+def _threshold(value: t.Any) -> int:
+    threshold = 0 if value is None else int(value)
+    if threshold < 0:
+        raise PolicyError("ipset_threshold %d is negative: write a number of sources, or 0 for no ipset." % threshold)
+    return threshold
+
+
 def _destination(value: t.Any) -> IPNetwork:
     found = _network(value, "destination")
     if found.prefixlen == 0:
@@ -343,12 +355,27 @@ def _interface(value: t.Any) -> t.Tuple[str, bool]:
     text = str(value).strip()
     negated = text.startswith("!")
     name = text[1:].strip() if negated else text
-    # A colon would be an alias such as eth0:1, which packets do not come in through: the rule would never match.
-    if not re.match(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}\+?\Z", name) or len(name) > 15:
+    if not _is_interface(name):
         raise PolicyError(
             "in_interface %s is no interface name: write up to 15 characters such as eth0, eth+ or !wg0." % shown(value)
         )
     return name, negated
+
+
+def interface_name(value: t.Any, where: str) -> str:
+    """The name of an interface, or the beginning of names with C(+).
+
+    :raises PolicyError: it is none.
+    """
+    name = str(value).strip()
+    if not _is_interface(name):
+        raise PolicyError("%s %s is no interface name: write up to 15 characters such as eth0." % (where, shown(value)))
+    return name
+
+
+def _is_interface(name: str) -> bool:
+    # A colon would be an alias such as eth0:1, which packets do not come in through: the rule would never match.
+    return bool(re.match(r"[A-Za-z0-9_.@][A-Za-z0-9_.@-]{0,14}\+?\Z", name)) and len(name) <= 15
 
 
 _LIMIT_UNITS = {"s": "sec", "m": "min", "h": "hour", "d": "day"}
@@ -393,11 +420,15 @@ class BridgeRoute(t.NamedTuple):
 
 
 class Compiled(t.NamedTuple):
-    """The rules of a policy by family, what they were made from, and what its user should know."""
+    """The rules of a policy by family, what they were made from, and what its user should know.
+
+    ``sets`` are the ipsets that the rules ask: names and networks, as C(ipset save) prints them.
+    """
 
     rules: t.Mapping[str, t.Tuple[Rule, ...]]
     endpoints: t.Tuple[Endpoint, ...]
     warnings: t.Tuple[str, ...]
+    sets: t.Mapping[str, t.FrozenSet[str]] = {}
 
 
 class Place(t.NamedTuple):
@@ -464,7 +495,27 @@ def compile_policy(
     rules = {family: _rules(policy, subjects, family) for family in chosen}
     if not any(rules.values()):
         raise PolicyError(_nothing(policy))
-    return Compiled(rules, tuple(item for item in endpoints if item.family in chosen), tuple(warnings))
+    return Compiled(
+        rules,
+        tuple(item for item in endpoints if item.family in chosen),
+        tuple(warnings),
+        _sets(policy, rules),
+    )
+
+
+def _sets(policy: Policy, rules: t.Mapping[str, t.Sequence[Rule]]) -> t.Dict[str, t.FrozenSet[str]]:
+    """The ipsets that the policy's rules ask, with their networks."""
+    found: t.Dict[str, t.FrozenSet[str]] = {}
+    for family, made in rules.items():
+        if any(sets_of(rule) for rule in made):
+            found[set_name(policy.name, family)] = frozenset(map(_element, _sources_of(policy, family)))
+    return found
+
+
+def _element(network: IPNetwork) -> str:
+    """A network as ipset prints it."""
+    address = address_text(network.network_address)
+    return address if network.prefixlen == network.max_prefixlen else "%s/%d" % (address, network.prefixlen)
 
 
 def _nothing(policy: Policy) -> str:
@@ -686,11 +737,15 @@ def _ports_without(ports: Ports, covered: t.Set[int]) -> Ports:
 
 def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tuple[Rule, ...]:
     rules: t.List[Rule] = []
-    everybody: t.Tuple[t.Optional[IPNetwork], ...] = (None,)
-    sources: t.Tuple[t.Optional[IPNetwork], ...] = everybody
+    everybody: t.Tuple[_Who, ...] = (None,)
+    sources: t.Tuple[_Who, ...] = everybody
     if policy.sources is not None:
-        version = 4 if family == IPV4 else 6
-        sources = tuple(source for source in policy.sources if source.version == version)
+        named = _sources_of(policy, family)
+        sources = tuple(named)
+        if 0 < policy.ipset_threshold < len(named):
+            # A set cannot hold the network that is everybody, and the others add nothing to it.
+            everyone = any(source.prefixlen == 0 for source in named)
+            sources = everybody if everyone else (set_name(policy.name, family),)
     for section, verdict, who in ((ACTION, policy.action, sources), (OTHERWISE, policy.otherwise, everybody)):
         if verdict == "none":
             continue
@@ -703,11 +758,21 @@ def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tupl
     return tuple(dict.fromkeys(rules))
 
 
-def _rule_group(
-    policy: Policy, section: str, verdict: str, source: t.Optional[IPNetwork], match: _Match, family: str
-) -> t.List[Rule]:
+#: Whom a rule is for: a network, everybody (None), or the networks of an ipset.
+_Who = t.Union[IPNetwork, None, str]
+
+
+def _sources_of(policy: Policy, family: str) -> t.List[IPNetwork]:
+    version = 4 if family == IPV4 else 6
+    return [source for source in policy.sources or () if source.version == version]
+
+
+def _rule_group(policy: Policy, section: str, verdict: str, source: _Who, match: _Match, family: str) -> t.List[Rule]:
     """The rules for one source and one match: one, unless the own bridge's addresses are cut out of the source."""
     incoming: t.List[Field] = []
+    from_set: t.List[Field] = []
+    if isinstance(source, str):
+        from_set, source = [field("match", "set"), field("match_set", source + " src")], None
     sources: t.List[t.List[Field]] = [[] if source is None else [field("source", str(source))]]
     bridge = match.place.bridge if match.place is not None and policy.same_network == "allow" else ""
     if section == ACTION and policy.in_interface:
@@ -721,7 +786,7 @@ def _rule_group(
     return [
         rule
         for fields in sources
-        for rule in _with_log(policy, section, verdict, [*fields, *_head(match, incoming)], match, family)
+        for rule in _with_log(policy, section, verdict, [*fields, *_head(match, incoming)], match, family, from_set)
     ]
 
 
@@ -757,7 +822,13 @@ def _head(match: _Match, incoming: t.Sequence[Field]) -> t.List[Field]:
 
 
 def _with_log(
-    policy: Policy, section: str, verdict: str, head: t.List[Field], match: _Match, family: str
+    policy: Policy,
+    section: str,
+    verdict: str,
+    head: t.List[Field],
+    match: _Match,
+    family: str,
+    from_set: t.Sequence[Field],
 ) -> t.List[Rule]:
     fields = [item for item in head if not (item.name == "source" and item.value in ("0.0.0.0/0", "::/0"))]
     protocol = match.protocol
@@ -773,6 +844,7 @@ def _with_log(
             ports = ",".join("%d:%d" % item for item in match.ports)
             fields += [field("match", "multiport"), field("destination_ports", ports)]
     fields += match.conntrack
+    fields += from_set
     mark = Mark(policy.name, section, policy.priority)
     target = _VERDICTS[verdict]
     rules = []
@@ -794,14 +866,11 @@ def _comment(mark: Mark, target: str) -> t.List[Field]:
 # Conflicts between policies ------------------------------------------------------------------------------------------
 
 
-def conflict(
-    policy: Policy, rules: t.Sequence[Rule], others: t.Sequence[Rule]
-) -> t.Optional[t.Tuple[str, str, str, str]]:
-    """Two different otherwises for the same endpoint and port.
+def conflict(policy: Policy, rules: t.Sequence[Rule], others: t.Sequence[Rule]) -> t.Optional[str]:
+    """Two different otherwises for the same endpoint and port, as a sentence.
 
     :param rules: the rules of the policy.
     :param others: the managed rules of the other policies.
-    :returns: the other policy's name, its verdict, ours, and the rule of the other; None if there is no conflict.
     """
     mine = [rule for rule in rules if _is_otherwise(rule)]
     for other in others:
@@ -810,8 +879,64 @@ def conflict(
             continue
         for rule in mine:
             if rule.target != other.target and _overlap(rule, other):
-                return mark.policy, str(other.target).lower(), str(rule.target).lower(), other.render()
+                verdicts = str(rule.target).lower(), str(other.target).lower()
+                return disagreement(policy.name, verdicts[0], mark.policy, verdicts[1], other)
     return None
+
+
+def first_conflict(rules: t.Sequence[Rule]) -> t.Optional[str]:
+    """Two different otherwises for the same endpoint and port among the rules of all policies, as a sentence."""
+    by_target: t.Dict[str, t.List[Rule]] = {}
+    for rule in rules:
+        if _is_otherwise(rule):
+            by_target.setdefault(str(rule.target), []).append(rule)
+    targets = sorted(by_target, key=lambda target: len(by_target[target]))
+    for index, target in enumerate(targets[:-1]):
+        others = _ByEndpoint(rule for other in targets[index + 1 :] for rule in by_target[other])
+        for rule in by_target[target]:
+            for other in others.near(rule):
+                one, two = mark_of(rule), mark_of(other)
+                if one is not None and two is not None and one.policy != two.policy and _overlap(rule, other):
+                    return disagreement(one.policy, target.lower(), two.policy, str(other.target).lower(), other)
+    return None
+
+
+class _ByEndpoint:
+    """Rules, to be found by the one address or host port that they are for: few are for more."""
+
+    def __init__(self, rules: t.Iterable[Rule]) -> None:
+        self._all: t.List[Rule] = []
+        self._found: t.Dict[t.Optional[str], t.List[Rule]] = {}
+        for rule in rules:
+            self._all.append(rule)
+            for key in self._keys(rule):
+                self._found.setdefault(key, []).append(rule)
+
+    @staticmethod
+    def _keys(rule: Rule) -> t.List[t.Optional[str]]:
+        """The one address and the one host port; None for what is for more than one of them."""
+        destination, port = rule.value("destination"), rule.value("ctorigdstport")
+        keys: t.List[t.Optional[str]] = []
+        if destination is not None:
+            keys.append(destination if destination.endswith(("/32", "/128")) else None)
+        if port is not None:
+            keys.append(None if ":" in port else port)
+        return keys or [None]
+
+    def near(self, rule: Rule) -> t.Sequence[Rule]:
+        keys = self._keys(rule)
+        if None in keys:
+            return self._all
+        return [found for key in [*keys, None] for found in self._found.get(key, ())]
+
+
+def disagreement(one: str, verdict: str, two: str, other_verdict: str, rule: Rule) -> str:
+    """Two policies with different otherwises, as a sentence."""
+    return (
+        "Policies %s and %s disagree about everybody else: for the same endpoint and port %s says %s and %s "
+        "says %s. Give both the same otherwise, or one of them otherwise: none. The other's rule: %s"
+        % (one, two, one, verdict, two, other_verdict, rule.render())
+    )
 
 
 def _is_otherwise(rule: Rule) -> bool:

@@ -128,7 +128,7 @@ def _lower(value: str, family: str) -> str:
     return _as_is(value, family).lower()
 
 
-def _address_text(address: t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]) -> str:
+def address_text(address: t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]) -> str:
     """An address as iptables prints it (inet_ntop): addresses in C(::ffff:0:0/96) and C(::/96) end in dotted form."""
     text = str(address)
     if text.startswith("::") and address.version == 6:
@@ -143,7 +143,7 @@ def network(value: str, family: str = IPV4) -> str:
     if "/" not in value:
         # The common case by far; ip_address is half the price of ip_network.
         address = ipaddress.ip_address(value)
-        return "%s/%d" % (_address_text(address), address.max_prefixlen)
+        return "%s/%d" % (address_text(address), address.max_prefixlen)
     head, _slash, mask = value.partition("/")
     if "." in mask:
         bits = int(ipaddress.IPv4Address(mask))
@@ -152,7 +152,7 @@ def network(value: str, family: str = IPV4) -> str:
             # A mask that is no prefix is legal for iptables and printed as it is; ip_network takes 0.0.0.255 for a /24.
             return "%s/%s" % (ipaddress.IPv4Address(int(ipaddress.IPv4Address(head)) & bits), mask)
     found = ipaddress.ip_network(value, strict=False)
-    return "%s/%d" % (_address_text(found.network_address), found.prefixlen)
+    return "%s/%d" % (address_text(found.network_address), found.prefixlen)
 
 
 def _conntrack_address(value: str, family: str) -> str:

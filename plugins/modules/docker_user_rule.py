@@ -49,6 +49,13 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  ipset_threshold:
+    description:
+      - If there are more O(source) entries of an IP version than this, they go to an ipset, which one rule asks,
+        instead
+        of a rule each. V(0) makes a rule each, however many they are.
+    type: int
+    default: 100
   baseline:
     description:
       - Keep C(ESTABLISHED) first and C(RETURN) last. An unconditional C(RETURN) that is there is taken over.
@@ -57,10 +64,14 @@ options:
     default: true
 requirements:
   - iptables 1.8 or newer
+  - ipset, for more sources than O(ipset_threshold)
   - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
 notes:
   - Established connections pass before any policy is asked. A new policy does not cut connections that are open.
     With O(baseline=false) and no such rule in the chain, replies to a container's own connections meet them too.
+  - Where the role P(quaywall.docker.firewall_baseline#role) keeps the policies of this host, the policy is stored
+    there too, and
+    its follower looks addresses up from then on. Where there is a guard, it repeats what the policy denies.
   - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until
     then its fixed host ports stay closed to everybody that the policy does not name, and to those that it names too.
   - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
@@ -188,6 +199,12 @@ chains:
           -A DOCKER-USER -d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080
           -m comment --comment "quaywall:admin-ui" -j DROP
         - "-A DOCKER-USER -j RETURN"
+    guard:
+      description:
+        - The guard, which repeats the denies in C(mangle) where M(quaywall.docker.docker_user_chain) has made one.
+          Lists V(before) and V(after) as above, empty where there is none.
+      type: dict
+        sample: {before: [], after: []}
 """
 
 import atexit

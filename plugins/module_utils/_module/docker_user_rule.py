@@ -9,32 +9,36 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 import typing as t
 
-from ansible.module_utils.basic import missing_required_lib
-
+from ansible_collections.quaywall.docker.plugins.module_utils._beside import Beside, address_sets
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
+    GUARD_CHAIN,
+    Chain,
     docker_manages,
     is_established,
     mark_of,
+    sets_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerSdkMissing
-from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
-    Change,
-    Firewall,
-    FirewallError,
-    State,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError, State
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
-    make_docker,
-    make_finder,
-    make_runner,
-    printable,
+    FAMILY_TEXTS,
+    Host,
+    chain_diffs,
+    chain_results,
+    dead_rules,
+    leave,
+    make_host,
+    policy_spec,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan, jump_is_first, plan, with_policy
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
+    OwnChain,
+    Plan,
+    jump_is_first,
+    plan,
+    with_policy,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     Compiled,
     Policy,
@@ -43,14 +47,14 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     compile_policy,
     conflict,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, Stored, without_defaults
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
-
-_FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
+    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet
 
 
 def argument_spec() -> t.Dict[str, t.Any]:
@@ -58,69 +62,29 @@ def argument_spec() -> t.Dict[str, t.Any]:
     return {
         "name": {"type": "str", "required": True},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        "container": {"type": "str"},
-        "labels": {"type": "dict"},
-        "network": {"type": "str"},
-        "destination": {"type": "str"},
-        "published_port": {"type": "str"},
-        "published_address": {"type": "str"},
-        "container_network": {"type": "str"},
-        "protocol": {"type": "str", "choices": ["tcp", "udp", "sctp", "icmp", "all"], "default": "tcp"},
-        "destination_port": {"type": "list", "elements": "str"},
-        "source": {"type": "list", "elements": "str"},
-        "in_interface": {"type": "str"},
-        "action": {"type": "str", "choices": ["accept", "return", "drop", "reject"]},
-        "otherwise": {"type": "str", "choices": ["drop", "reject", "return", "none"]},
-        "same_network": {"type": "str", "choices": ["allow", "filter"], "default": "allow"},
-        "match": {"type": "str", "choices": ["both", "address", "published_port"], "default": "both"},
-        "log": {
-            "type": "dict",
-            "options": {"prefix": {"type": "str"}, "limit": {"type": "str", "default": "10/minute"}},
-        },
-        "priority": {"type": "int", "default": 500},
         "baseline": {"type": "bool", "default": True},
-        "ip_version": {"type": "str", "choices": ["auto", "ipv4", "ipv6", "both"], "default": "auto"},
+        "ipset_threshold": {"type": "int", "default": 100},
+        **policy_spec(),
     }
 
 
-def make_firewall(module: AnsibleModule) -> Firewall:
-    """The host's firewall, with the module's way to run and find programs."""
-    return Firewall(make_runner(module), make_finder(module))
-
-
 def run_module(
-    module: AnsibleModule,
-    create_firewall: t.Callable[[AnsibleModule], Firewall] = make_firewall,
-    create_docker: t.Callable[[], Docker] = make_docker,
+    module: AnsibleModule, create_host: t.Callable[[AnsibleModule], Host] = make_host, store: t.Optional[Store] = None
 ) -> None:
     """Bring one policy to the kernel (or take it away) and leave the module."""
-    try:
-        if os.geteuid() != 0:
-            module.fail_json(msg="Reading and writing iptables needs root: add become: true to the task or the play.")
-        result = _run(module, create_firewall(module), create_docker)
-    except DockerSdkMissing as error:
-        module.fail_json(msg=missing_required_lib("docker"), exception=error.trace)
-    except FirewallError as error:
-        module.fail_json(msg=str(error), **{key: printable(value) for key, value in error.details.items()})
-    except (PolicyError, DockerError) as error:
-        module.fail_json(msg=str(error))
-    except Exception as error:  # noqa: BLE001 -- a traceback is no answer, and never the chain's state
-        module.fail_json(
-            msg="Unexpected error in docker_user_rule: %s. Please report it." % error, exception=traceback.format_exc()
-        )
-    else:
-        module.exit_json(**result)
+    leave(module, "docker_user_rule", lambda: _run(module, create_host(module), store or Store()))
 
 
-def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[], Docker]) -> t.Dict[str, t.Any]:
+def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
     options = module.params
     policy = None if options["state"] == "absent" else Policy.from_options(options)
     name = check_name(str(options["name"]))
-    docker = create_docker() if policy is not None and policy.needs_docker else None
+    docker = host.docker() if policy is not None and policy.needs_docker else None
     compiled: t.Dict[bool, Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
     late: t.Dict[str, str] = {}
+    asked: t.Set[str] = set()
 
     def planner(state: State) -> t.Dict[str, Plan]:
         ip6_dnat = IPV6 in state.tables and docker_manages(state.tables[IPV6])
@@ -129,6 +93,7 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
             compiled[ip6_dnat] = _compile(policy, docker, ip6_dnat)
         rules = compiled[ip6_dnat].rules if policy is not None else {}
         unread.update(state.unreadable.values())
+        asked.clear()
         plans: t.Dict[str, Plan] = {}
         for family in sorted({*state.tables, *(family for family in rules if rules[family])}):
             if family in state.unreadable:
@@ -136,9 +101,12 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
             if family not in state.tables:
                 raise FirewallError(
                     "%s is not installed, and the target has %s addresses: install it, or write ip_version: ipv4."
-                    % ("ip6tables" if family == IPV6 else "iptables", _FAMILY_TEXTS[family])
+                    % ("ip6tables" if family == IPV6 else "iptables", FAMILY_TEXTS[family])
                 )
-            plans[family] = _plan_family(state, family, name, policy, rules.get(family, ()), bool(options["baseline"]))
+            block = with_policy(state.tables[family].chains.get(DOCKER_USER), name, rules.get(family, ()))
+            asked.update(used for rule in block for used in sets_of(rule))
+            mine = rules.get(family, ())
+            plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]))
             if plans[family].unreachable:
                 dead.update(plans[family].unreachable)
             guarded = bool(rules.get(family)) or _has_managed(state, family)
@@ -146,23 +114,50 @@ def _run(module: AnsibleModule, firewall: Firewall, create_docker: t.Callable[[]
                 late[family] = _how_to_lift_the_jump(state, family)
         return plans
 
-    changes = firewall.change(planner, dry=bool(module.check_mode), chain_needed=policy is not None)
+    def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
+        return address_sets(next(iter(compiled.values())).sets if compiled else {}), asked
+
+    def stored() -> t.Optional[Stored]:
+        return _stored(store, name, None if policy is None else options)
+
+    beside = Beside(host.ipset, sets, store, stored)
+    dry = bool(module.check_mode)
+    changes = host.firewall.change(planner, dry=dry, chain_needed=policy is not None, companion=beside)
     last = next(iter(compiled.values()), None)
     warnings = list(last.warnings) if last is not None else []
     warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(unread)]
-    for rule in sorted(dead):
-        warnings.append(
-            "This rule of another tool stands behind an unconditional RETURN in DOCKER-USER, so nothing reads it: %s"
-            % printable(rule)
-        )
+    warnings += dead_rules(dead)
     for family, advice in sorted(late.items()):
         warnings.append(
             "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy "
-            "stops: %s." % (_FAMILY_TEXTS[family], advice)
+            "stops: %s." % (FAMILY_TEXTS[family], advice)
         )
     for warning in warnings:
         module.warn(warning)
-    return _result(module, changes, last)
+    result: t.Dict[str, t.Any] = {
+        "changed": any(change.changed for change in changes.values())
+        or beside.present() != beside.after()
+        or (beside.will_store() if dry else beside.stored),
+        "endpoints": [dict(endpoint._asdict()) for endpoint in last.endpoints] if last is not None else [],
+        "chains": chain_results(changes),
+    }
+    if module._diff:
+        result["diff"] = chain_diffs(changes)
+    return result
+
+
+def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Optional[Stored]:
+    """What the store is to hold, where the role keeps one: else the follower would take the change back."""
+    found = store.read()
+    if found is None:
+        return None
+    policies = [policy for policy in found.policies if policy.get("name") != name]
+    if options is not None:
+        spec = dict(argument_spec())
+        for other in ("state", "baseline"):
+            del spec[other]
+        policies.append(without_defaults(options, spec))
+    return found._replace(policies=tuple(sorted(policies, key=lambda policy: str(policy.get("name")))))
 
 
 def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool) -> Compiled:
@@ -188,21 +183,20 @@ def _has_managed(state: State, family: str) -> bool:
 
 
 def _plan_family(
-    state: State, family: str, name: str, policy: t.Optional[Policy], rules: t.Sequence[Rule], baseline: bool
+    state: State,
+    family: str,
+    policy: t.Optional[Policy],
+    rules: t.Sequence[Rule],
+    block: t.Sequence[Rule],
+    baseline: bool,
 ) -> Plan:
     """The plan that puts the policy's rules among those of the other policies."""
     table = state.tables[family]
     chain = table.chains.get(DOCKER_USER)
-    block = with_policy(chain, name, rules)
     if policy is not None:
         found = conflict(policy, rules, block)
         if found is not None:
-            other, other_verdict, verdict, rule = found
-            raise PolicyError(
-                "Policies %s and %s disagree about everybody else: for the same endpoint and port %s says %s and %s "
-                "says %s. Give both the same otherwise, or one of them otherwise: none. The other's rule: %s"
-                % (name, other, name, verdict, other, other_verdict, rule)
-            )
+            raise PolicyError(found)
     present = chain is not None and any(is_established(rule) for rule in chain.rules)
     return plan(
         table,
@@ -210,36 +204,25 @@ def _plan_family(
         established=bool(block) and (present or (baseline and policy is not None)),
         add_return=bool(rules) and baseline,
         family=family,
+        established_target=_established_target(chain),
+        own=_own_chains(state, family, block),
     )
 
 
-def _result(
-    module: AnsibleModule, changes: t.Mapping[str, Change], compiled: t.Optional[Compiled]
-) -> t.Dict[str, t.Any]:
-    result: t.Dict[str, t.Any] = {
-        "changed": any(change.changed for change in changes.values()),
-        "endpoints": [dict(endpoint._asdict()) for endpoint in compiled.endpoints] if compiled is not None else [],
-        "chains": {
-            family: {
-                "variant": change.variant,
-                "before": _lines(change.before),
-                "after": _lines(change.after),
-            }
-            for family, change in changes.items()
-        },
-    }
-    if module._diff:
-        result["diff"] = [
-            {
-                "before_header": "%s DOCKER-USER (%s)" % (_FAMILY_TEXTS[family], change.variant),
-                "after_header": "%s DOCKER-USER (%s)" % (_FAMILY_TEXTS[family], change.variant),
-                "before": "".join(line + "\n" for line in _lines(change.before)),
-                "after": "".join(line + "\n" for line in _lines(change.after)),
-            }
-            for family, change in changes.items()
-        ]
-    return result
+def _own_chains(state: State, family: str, block: t.Sequence[Rule]) -> t.Sequence[OwnChain]:
+    """The guard, where there is one, as it is with these policies."""
+    mangle = state.mangle.get(family)
+    if mangle is None or GUARD_CHAIN not in mangle.chains:
+        return ()
+    # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+    from ansible_collections.quaywall.docker.plugins.module_utils._guard import own_chains_beside
+
+    return own_chains_beside(state.tables[family], mangle, block, family)
 
 
-def _lines(rules: t.Iterable[str]) -> t.List[str]:
-    return ["-A %s %s" % (DOCKER_USER, printable(rule)) for rule in rules]
+def _established_target(chain: t.Optional[Chain]) -> str:
+    """What the first rule does with replies: what docker_user_chain was told stays as it is."""
+    for rule in () if chain is None else chain.rules:
+        if is_established(rule) and rule.target == "RETURN":
+            return "RETURN"
+    return "ACCEPT"

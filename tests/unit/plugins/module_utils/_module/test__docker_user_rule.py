@@ -29,9 +29,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Inventory,
     Network,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import TRIES, Firewall
 from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_rule
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel, Refused
 
 # A host in memory ----------------------------------------------------------------------------------------------------
@@ -44,6 +46,7 @@ DOCKER_29 = {
     "DOCKER-FORWARD": [],
     DOCKER_USER: [],
 }
+MANGLE: t.Dict[str, t.List[str]] = {name: [] for name in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")}
 INCOMPATIBLE = "# Table `filter' is incompatible, use 'nft' tool.\n"
 
 
@@ -57,6 +60,7 @@ class Host:
             ("iptables", "nft"): Kernel(four),
             ("ip6tables", "nft"): Kernel(six),
         }
+        self.mangle = {command: Kernel(MANGLE, "mangle") for command in ("iptables", "ip6tables")}
         self.programs = {
             "%s%s-%s" % (command, variant, action)
             for command in ("iptables", "ip6tables")
@@ -114,9 +118,12 @@ class Host:
             return 0, "%s v1.8.9 (nf_tables)\n" % name, ""
         kernel = self.tables.get((command, variant))
         if action == "save":
-            assert args[1:] == ["-t", "filter"]
+            assert args[1] == "-t"
+            assert args[2] in ("filter", "mangle")
             if command in self.broken:
                 return 1, "", self.broken[command]
+            if args[2] == "mangle":
+                return 0, self.mangle[command].save(), ""
             if command in self.incompatible:
                 return 0, INCOMPATIBLE, ""
             assert kernel is not None, "reading a legacy table that is not there creates it"
@@ -137,7 +144,9 @@ class Host:
         if not test and self.refuse_commit == command:
             return 1, "", "%s-restore: line 2 failed: Operation not permitted.\n" % command
         try:
-            kernel.restore(data, test)
+            for part in data.split("COMMIT\n")[:-1]:
+                table = self.mangle[command] if part.startswith("*mangle\n") else kernel
+                table.restore(part + "COMMIT\n", test)
         except Refused as error:
             return 1, "", "%s\n" % error
         if not test and self.after_commit:
@@ -225,6 +234,11 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> Run:
                 raise docker
             return docker or FakeDocker(INVENTORY)
 
+        made = docker_user_rule.Host(
+            Firewall(host.run, host.find, 0.1, 0.1, str(tmp_path)),
+            Ipset(host.run, host.find, is_loaded=lambda: False),
+            create_docker,
+        )
         host.read_only = check
         arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
         with patch_module_args(arguments):
@@ -233,11 +247,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> Run:
             warned: t.List[str] = []
             module.warn = warned.append
             with pytest.raises(SystemExit) as caught:
-                docker_user_rule.run_module(
-                    module,
-                    lambda module: Firewall(host.run, host.find, 0.1, 0.1, str(tmp_path)),
-                    create_docker,
-                )
+                docker_user_rule.run_module(module, lambda module: made, Store(str(tmp_path), str(tmp_path)))
         result = json.loads(capsys.readouterr().out)
         assert bool(result.get("failed")) == bool(caught.value.code)
         return Answer(bool(result.get("failed")), result, warned)
@@ -719,7 +729,7 @@ def test_an_error_of_our_own_is_no_traceback_in_the_message(run: Run) -> None:
 def test_make_firewall_runs_and_finds_programs_as_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     with patch_module_args({"name": "x", "state": "absent"}):
         module = AnsibleModule(argument_spec=docker_user_rule.argument_spec(), supports_check_mode=True)
-    firewall = docker_user_rule.make_firewall(module)
+    firewall = docker_user_rule.make_host(module).firewall
     cat = firewall._find("cat")
     assert cat is not None
     data = b"\xff\xfe \xc3\xa4\n\n"

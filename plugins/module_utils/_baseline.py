@@ -1,0 +1,229 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""The whole chain DOCKER-USER from a list of policies and a few settings. Pure: nothing here reads the host."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DOCKER_USER,
+    Table,
+    docker_manages,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._guard import (
+    DEFAULT_RULE,
+    default_rules,
+    guard_rules,
+    own_default,
+    own_guard,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
+    Binding,
+    Container,
+    Endpoint,
+    Inventory,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import OwnChain, Plan, plan, with_policy
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
+    BridgeRoute,
+    Policy,
+    PolicyError,
+    compile_policy,
+    first_conflict,
+    interface_name,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule
+
+#: The bridge of Docker's own network, which every engine has unless it was told otherwise.
+_FIRST_BRIDGE = "docker0"
+
+Bindings = t.Callable[[Container], t.Tuple[Binding, ...]]
+
+
+class Settings(t.NamedTuple):
+    """What holds for the whole chain.
+
+    ``established`` is C(accept), C(return) or C(omit); ``default`` C(return) or C(drop); ``outside_interfaces`` narrow
+    what the default drops; ``foreign_rules`` is C(keep) or C(remove).
+    """
+
+    established: str = "accept"
+    default: str = "return"
+    outside_interfaces: t.Tuple[str, ...] = ()
+    foreign_rules: str = "keep"
+    guard: bool = True
+    ipset_threshold: int = 0
+
+    @classmethod
+    def from_options(cls, options: t.Mapping[str, t.Any]) -> Settings:
+        """The settings that a module's options or a stored document declare; what is left out is the default.
+
+        :raises PolicyError: with what was wrong, where, and what to write instead.
+        """
+        none = cls()
+        given = {name: options[name] for name in cls._fields if options.get(name) is not None}
+        made = none._replace(**given)
+        for name, choices in (
+            ("established", ("accept", "return", "omit")),
+            ("default", ("return", "drop")),
+            ("foreign_rules", ("keep", "remove")),
+        ):
+            if getattr(made, name) not in choices:
+                raise PolicyError("%s is %r: write %s." % (name, getattr(made, name), " or ".join(choices)))
+        interfaces = tuple(
+            interface_name(name, "outside_interfaces[%d]" % index)
+            for index, name in enumerate(made.outside_interfaces or ())
+        )
+        if interfaces and made.default != "drop":
+            raise PolicyError(
+                "outside_interfaces says what default: drop is for, but default is %s: leave it out." % made.default
+            )
+        if made.default == "drop" and made.established == "omit":
+            raise PolicyError(
+                "default: drop with established: omit would drop the answers to the containers' own connections: "
+                "write established: accept or return."
+            )
+        return made._replace(outside_interfaces=interfaces)
+
+
+class Wanted(t.NamedTuple):
+    """What the chain is to hold.
+
+    ``rules`` are those of all policies by family, in no order; ``sets`` the ipsets that they ask; ``waiting`` says of
+    policies without rules what they wait for.
+    """
+
+    rules: t.Mapping[str, t.Sequence[Rule]]
+    sets: t.Mapping[str, t.FrozenSet[str]]
+    bridges: t.Mapping[str, t.Tuple[str, ...]]
+    endpoints: t.Tuple[Endpoint, ...]
+    warnings: t.Tuple[str, ...]
+    waiting: t.Mapping[str, str]
+
+
+NOTHING = Wanted({}, {}, {}, (), (), {})
+
+
+def parse_policies(options: t.Iterable[t.Mapping[str, t.Any]], ipset_threshold: int) -> t.List[Policy]:
+    """The policies of a list of options.
+
+    :raises PolicyError: one is wrong (the sentence begins with its place in the list), or two have one name.
+    """
+    found: t.Dict[str, int] = {}
+    policies: t.List[Policy] = []
+    for index, given in enumerate(options):
+        try:
+            policy = Policy.from_options(dict(given, ipset_threshold=ipset_threshold))
+        except PolicyError as error:
+            raise PolicyError("rules[%d] (%s): %s" % (index, given.get("name"), error)) from error
+        if policy.name in found:
+            raise PolicyError(
+                "rules[%d] and rules[%d] are both named %s: give each policy a name of its own."
+                % (found[policy.name], index, policy.name)
+            )
+        found[policy.name] = index
+        policies.append(policy)
+    return policies
+
+
+def compile_chain(
+    policies: t.Sequence[Policy],
+    inventory: t.Optional[Inventory],
+    bindings: Bindings,
+    bridge_routes: t.Sequence[BridgeRoute],
+    ip6_dnat: bool,
+    wait: bool,
+) -> Wanted:
+    """The rules of all policies; the parameters are those of :func:`compile_policy`.
+
+    :param wait: a policy whose target is not there makes no rule, and is among the waiting.
+    :raises PolicyError: a target is not there, or cannot be protected; two policies disagree.
+    """
+    rules: t.Dict[str, t.List[Rule]] = {IPV4: [], IPV6: []}
+    sets: t.Dict[str, t.FrozenSet[str]] = {}
+    endpoints: t.List[Endpoint] = []
+    warnings: t.List[str] = []
+    waiting: t.Dict[str, str] = {}
+    for policy in policies:
+        if policy.needs_docker and inventory is None and wait:
+            waiting[policy.name] = "Docker does not answer, and nothing was looked up there before."
+            continue
+        try:
+            compiled = compile_policy(policy, inventory, bindings, bridge_routes, ip6_dnat)
+        except PolicyError as error:
+            if not wait:
+                raise PolicyError("Policy %s: %s" % (policy.name, error)) from error
+            waiting[policy.name] = str(error)
+            continue
+        for family, made in compiled.rules.items():
+            rules[family] += made
+        sets.update(compiled.sets)
+        endpoints += compiled.endpoints
+        warnings += ["Policy %s: %s" % (policy.name, warning) for warning in compiled.warnings]
+    for all_of_family in rules.values():
+        conflict = first_conflict(all_of_family)
+        if conflict is not None:
+            raise PolicyError(conflict)
+    return Wanted(rules, sets, _bridges(inventory), tuple(endpoints), tuple(warnings), waiting)
+
+
+def _bridges(inventory: t.Optional[Inventory]) -> t.Dict[str, t.Tuple[str, ...]]:
+    """The bridges of Docker's networks, by the families that they carry."""
+    if inventory is None:
+        return {IPV4: (_FIRST_BRIDGE,), IPV6: (_FIRST_BRIDGE,)}
+    found = [network for network in inventory.networks.values() if network.bridge]
+    return {
+        IPV4: tuple(sorted({network.bridge for network in found})),
+        IPV6: tuple(sorted({network.bridge for network in found if network.ipv6})),
+    }
+
+
+def plan_chain(
+    table: Table, mangle: t.Optional[Table], wanted: Wanted, settings: Settings, family: str, unknown: bool
+) -> Plan:
+    """The plan for one family.
+
+    :param mangle: the table of the guard; None if it cannot be read, and then it is left alone.
+    :param unknown: nothing is known of Docker on this host yet, so that it may come to use either family.
+    """
+    bridges = wanted.bridges.get(family, ())
+    default = default_rules(bridges, settings.outside_interfaces) if settings.default == "drop" else []
+    block = _in_order(wanted.rules.get(family, ()))
+    if default:
+        block.append(DEFAULT_RULE)
+    uses = family == IPV4 or unknown or docker_manages(table) or DOCKER_USER in table.chains or bool(block)
+    own: t.List[OwnChain] = [own_default(table, default or None, family)]
+    if mangle is not None:
+        guard = guard_rules(block, default) if settings.guard and block else None
+        own += own_guard(mangle, guard, family)
+    return plan(
+        table,
+        block,
+        established=uses and settings.established != "omit",
+        add_return=uses,
+        family=family,
+        established_target=settings.established.upper() if settings.established != "omit" else "ACCEPT",
+        keep_foreign=settings.foreign_rules == "keep",
+        own=[chain for chain in own if chain.changes],
+        need_chain=uses,
+        lift_jump=uses,
+    )
+
+
+def _in_order(rules: t.Sequence[Rule]) -> t.List[Rule]:
+    return with_policy(None, "", rules)
+
+
+def plan_removal(table: Table, mangle: t.Optional[Table], family: str) -> Plan:
+    """The plan that takes all of ours out; what is of Docker or of other tools stays."""
+    own: t.List[OwnChain] = [own_default(table, None, family)]
+    if mangle is not None:
+        own += own_guard(mangle, None, family)
+    chains = [chain for chain in own if chain.changes]
+    return plan(table, (), established=False, add_return=False, family=family, own=chains)

@@ -1,0 +1,306 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+# Do not use this from other collections or standalone plugins/modules!
+
+"""Brings the kernel to what policies and settings say: for the module docker_user_chain and for the follower alike."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.quaywall.docker.plugins.module_utils._baseline import (
+    NOTHING,
+    Bindings,
+    Settings,
+    Wanted,
+    compile_chain,
+    parse_policies,
+    plan_chain,
+    plan_removal,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._beside import Beside, address_sets
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import docker_manages, is_managed, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
+    LEGACY,
+    Change,
+    Firewall,
+    FirewallError,
+    State,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import MANGLE, Plan
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute, Policy, PolicyError
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Parser
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, Stored, StoreError
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Inventory
+    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet, Ipset
+
+_FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
+
+
+class Job(t.NamedTuple):
+    """What the chain is to be; ``settings`` is None where all of ours is to go.
+
+    ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
+    whether Docker manages ip6tables too.
+    """
+
+    settings: t.Optional[Settings]
+    policies: t.Sequence[Policy]
+    inventory: t.Optional[Inventory]
+    bindings: Bindings
+    bridge_routes: t.Callable[[], t.Sequence[BridgeRoute]]
+    wait: bool
+    ip6_dnat: t.Optional[bool] = None
+
+
+class Result(t.NamedTuple):
+    """What became of a job."""
+
+    changes: t.Mapping[str, Change]
+    wanted: Wanted
+    sets_before: t.Mapping[str, AddressSet]
+    sets_after: t.Mapping[str, AddressSet]
+    unread: t.Mapping[str, str]
+    unguarded: t.FrozenSet[str]
+    ip6_dnat: bool
+    stored: bool
+
+    @property
+    def changed(self) -> bool:
+        return (
+            self.stored
+            or self.sets_before != self.sets_after
+            or any(change.changed for change in self.changes.values())
+        )
+
+
+def bring(
+    firewall: Firewall,
+    ipset: Ipset,
+    job: Job,
+    dry: bool,
+    store: t.Optional[Store] = None,
+    stored: t.Optional[Stored] = None,
+) -> Result:
+    """Bring the chain, the guard, the sets and the store to what the job says.
+
+    :param stored: what to keep in the store; None leaves it alone.
+    :raises FirewallError: the kernel cannot be read or written; nothing is half done.
+    :raises PolicyError: a policy cannot be put into rules.
+    :raises StoreError: the policies cannot be stored; the kernel is as it was.
+    """
+    compiled: t.Dict[bool, Wanted] = {}
+    unread: t.Dict[str, str] = {}
+    unguarded: t.Set[str] = set()
+    dnat: t.List[bool] = [False]
+    routes: t.List[t.Sequence[BridgeRoute]] = []
+
+    def wanted_in(state: State) -> Wanted:
+        if job.settings is None:
+            return NOTHING
+        # Before Docker has ever run here, it may come to use either family.
+        dnat[0] = _docker_uses_ip6(state) or (
+            job.inventory is None and (True if job.ip6_dnat is None else job.ip6_dnat)
+        )
+        if dnat[0] not in compiled:
+            if not routes:
+                routes.append(job.bridge_routes() if any(item.destination is not None for item in job.policies) else ())
+            compiled[dnat[0]] = compile_chain(job.policies, job.inventory, job.bindings, routes[0], dnat[0], job.wait)
+        return compiled[dnat[0]]
+
+    def planner(state: State) -> t.Dict[str, Plan]:
+        wanted = wanted_in(state)
+        unread.clear()
+        unread.update(state.unreadable)
+        plans: t.Dict[str, Plan] = {}
+        for family in sorted({*state.tables, *(name for name, rules in wanted.rules.items() if rules)}):
+            if family in state.unreadable and wanted.rules.get(family):
+                raise FirewallError(state.unreadable[family])
+            if family not in state.tables:
+                if family == IPV6 and not _needs_ip6(job):
+                    continue
+                raise FirewallError(
+                    "%s is not installed, and a policy has %s addresses: install it, or write ip_version: ipv4."
+                    % ("ip6tables" if family == IPV6 else "iptables", _FAMILY_TEXTS[family])
+                )
+            table, mangle = state.tables[family], state.mangle.get(family)
+            if job.settings is None:
+                plans[family] = plan_removal(table, mangle, family)
+                continue
+            if job.settings.guard and mangle is None:
+                unguarded.add(family)
+            unknown = job.inventory is None and job.ip6_dnat is None
+            plans[family] = plan_chain(table, mangle, wanted, job.settings, family, unknown)
+        return plans
+
+    def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
+        made = compiled.get(dnat[0], NOTHING)
+        return address_sets(made.sets), ()
+
+    beside = Beside(ipset, sets, store, None if stored is None else lambda: stored)
+    changes = firewall.change(planner, dry, chain_needed=False, creates=job.settings is not None, companion=beside)
+    return Result(
+        changes,
+        compiled.get(dnat[0], NOTHING),
+        beside.present(),
+        beside.after(),
+        dict(unread),
+        frozenset(unguarded),
+        dnat[0],
+        beside.will_store() if dry else beside.stored,
+    )
+
+
+def _docker_uses_ip6(state: State) -> bool:
+    return IPV6 in state.tables and docker_manages(state.tables[IPV6])
+
+
+def _needs_ip6(job: Job) -> bool:
+    """True if a policy asked for IPv6; where it was only assumed, a host without ip6tables has nothing to guard."""
+    return any(policy.ip_version in (IPV6, "both") or _names_ip6(policy) for policy in job.policies)
+
+
+def _names_ip6(policy: Policy) -> bool:
+    return policy.destination is not None and policy.destination.version == 6
+
+
+# The follower --------------------------------------------------------------------------------------------------------
+
+
+class Outcome(t.NamedTuple):
+    """What one run of the follower did, in plain words."""
+
+    changed: bool
+    messages: t.Tuple[str, ...]
+    waiting: t.Mapping[str, str]
+    warnings: t.Tuple[str, ...]
+
+
+class Reconciler:
+    """Brings the kernel to what is stored on this host."""
+
+    def __init__(self, firewall: Firewall, ipset: Ipset, store: Store) -> None:
+        self._firewall = firewall
+        self._ipset = ipset
+        self._store = store
+        self._variants: t.Mapping[str, str] = {}
+        #: Whether Docker manages ip6tables too, as it was at the last run; None before the first.
+        self.ip6_dnat: t.Optional[bool] = None
+
+    def legacy(self) -> bool:
+        """True if the chain is in the legacy variant, of whose changes nobody is told."""
+        return LEGACY in self._variants.values()
+
+    def run(
+        self,
+        inventory: t.Optional[Inventory],
+        bindings: Bindings,
+        dry: bool = False,
+        ip6_dnat: t.Optional[bool] = None,
+    ) -> Outcome:
+        """Bring the kernel to the stored policies.
+
+        :param inventory: what Docker has; None if it does not answer and nothing is remembered.
+        :param ip6_dnat: whether Docker manages ip6tables, where its chains do not tell (at boot); None: not known.
+        :raises FirewallError: the kernel cannot be read or written.
+        :raises StoreError: the stored policies cannot be read, or are wrong.
+        """
+        stored = self._store.read()
+        if stored is None:
+            return Outcome(False, (), {}, ("There are no stored policies on this host (%s)." % self._store.path,))
+        try:
+            settings = Settings.from_options(stored.settings)
+            policies = parse_policies(stored.policies, settings.ipset_threshold)
+        except (PolicyError, KeyError, TypeError, ValueError) as error:
+            raise StoreError("%s: %s" % (self._store.path, error)) from error
+        job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat)
+        try:
+            result = bring(self._firewall, self._ipset, job, dry)
+        except PolicyError as error:
+            raise StoreError("%s: %s" % (self._store.path, error)) from error
+        self._variants = {family: change.variant for family, change in result.changes.items()}
+        if inventory is not None:
+            self.ip6_dnat = result.ip6_dnat
+        return Outcome(
+            result.changed, tuple(messages(result)), result.wanted.waiting, (*result.wanted.warnings, *_gaps(result))
+        )
+
+
+def _bridge_routes() -> t.Sequence[BridgeRoute]:
+    from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
+
+    return bridge_routes()
+
+
+def _gaps(result: Result) -> t.List[str]:
+    found = ["IPv6 was left as it is: %s" % reason for reason in sorted(set(result.unread.values()))]
+    found += [
+        "There is no guard in %s, as its table mangle holds rules that were not written with iptables."
+        % _FAMILY_TEXTS[family]
+        for family in sorted(result.unguarded)
+    ]
+    return found
+
+
+def messages(result: Result) -> t.List[str]:
+    """What was changed, a line for each kind of change, in plain words."""
+    lines: t.List[str] = []
+    for family, change in sorted(result.changes.items()):
+        plan = change.plan
+        where = "%s DOCKER-USER" % _FAMILY_TEXTS[family]
+        if plan.create_chain:
+            lines.append("%s: made the chain" % where)
+        if plan.add_jump:
+            lines.append("%s: put its jump into FORWARD" % where)
+        if plan.lift_jump:
+            lines.append("%s: moved its jump to the top of FORWARD" % where)
+        before, after = _by_policy(change.before, family), _by_policy(change.after, family)
+        for name in sorted({*before, *after}, key=str):
+            if before.get(name) != after.get(name):
+                lines.append("%s: %s" % (where, _said(name, before.get(name, []), after.get(name, []))))
+        if plan.operations and not lines:
+            lines.append("%s: put the rules in their order" % where)
+        if any(own.table == MANGLE for own in plan.own):
+            lines.append("%s: brought the guard in mangle into line" % where)
+    names = {*result.sets_before, *result.sets_after}
+    for name in sorted(names):
+        one, two = result.sets_before.get(name), result.sets_after.get(name)
+        if one != two:
+            lines.append("ipset %s: %s" % (name, "removed" if two is None else "holds %d networks" % len(two.networks)))
+    return lines
+
+
+def _said(name: t.Optional[str], before: t.Sequence[str], after: t.Sequence[str]) -> str:
+    who = "policy %s" % name if name is not None else "the baseline"
+    if not after:
+        return "took %s out (%d rules)" % (who, len(before))
+    places = sorted({word for line in after for word in _addresses(line)})
+    at = " for %s" % ", ".join(places[:4]) + (" and %d more" % (len(places) - 4) if len(places) > 4 else "")
+    return "%s %s (%d rules)%s" % ("wrote" if not before else "rewrote", who, len(after), at if places else "")
+
+
+def _addresses(line: str) -> t.List[str]:
+    words = line.split(" ")
+    return [
+        two.partition("/")[0] if two.endswith(("/32", "/128")) else two
+        for one, two in zip(words, words[1:])
+        if one == "-d"
+    ]
+
+
+def _by_policy(lines: t.Iterable[str], family: str) -> t.Dict[t.Optional[str], t.List[str]]:
+    """Rules of ours by their policy; None for the baseline. Rules of others are left out."""
+    parser = Parser(family)
+    found: t.Dict[t.Optional[str], t.List[str]] = {}
+    for line in lines:
+        if "quaywall" in line:
+            rule = parser.parse(line)
+            if is_managed(rule):
+                mark = mark_of(rule)
+                found.setdefault(None if mark is None else mark.policy, []).append(line)
+    return found

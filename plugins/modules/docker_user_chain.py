@@ -1,0 +1,336 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: docker_user_chain
+short_description: The whole DOCKER-USER chain of a host, in one task
+version_added: 1.0.0
+author:
+  - The quaywall.docker authors (@quaywall)
+description:
+  - Manages all policies of a host in the C(DOCKER-USER) chain of iptables and ip6tables. Policies that O(rules) does
+    not
+    name go. A policy says the same here as in M(quaywall.docker.docker_user_rule).
+  - Replies and established connections pass first, then come the policies, and a C(RETURN) is last. Rules of other
+    tools
+    keep their text, order and counters.
+  - However long the list is, each family is changed in one transaction, so the kernel has the old rules or the new ones
+    at any moment.
+  - Where C(DOCKER-USER) or its jump in C(FORWARD) is missing, it is made. So a host can be guarded before Docker is
+    installed or started. Where the jump is not the first rule of C(FORWARD), it is moved there.
+extends_documentation_fragment:
+  - quaywall.docker._attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+  platform:
+    support: full
+    platforms: linux
+options:
+  rules:
+    description:
+      - The policies. An empty list leaves the baseline alone in the chain. Required if O(state=present).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of the policy on this host, 1 to 64 letters, digits, dots, underscores and dashes.
+        type: str
+        required: true
+      container:
+        description:
+          - Protect the container of this name or ID.
+          - Exactly one of O(rules[].container), O(rules[].labels), O(rules[].network), O(rules[].destination) and
+            O(rules[].published_port) is needed.
+        type: str
+      labels:
+        description:
+          - Protect all containers that carry all of these labels, such as those of a Compose service.
+        type: dict
+      network:
+        description:
+          - Protect whatever is on the Docker network of this name.
+        type: str
+      destination:
+        description:
+          - Protect this IP address or network (CIDR). V(0.0.0.0/0) and V(::/0) are refused.
+        type: str
+      published_port:
+        description:
+          - Protect what is published on this host port, or on a range such as V(8000:8010), whichever container that
+            is.
+        type: str
+      published_address:
+        description:
+          - Only the O(rules[].published_port) on this address of the host. If omitted, on all of its addresses.
+        type: str
+      container_network:
+        description:
+          - Of the containers, protect only the address on the Docker network of this name. If omitted, all addresses.
+        type: str
+      protocol:
+        description:
+          - The protocol. V(all) means every protocol; V(icmp) stands for ICMPv6 where the address is IPv6.
+        type: str
+        choices: [tcp, udp, sctp, icmp, all]
+        default: tcp
+      destination_port:
+        description:
+          - Ports and ranges of ports B(inside the container), such as V(8080) or V(8000:8010). If omitted, every port.
+        type: list
+        elements: str
+      source:
+        description:
+          - Whom O(rules[].action) is for. IP addresses and networks (CIDR), IPv4 and IPv6 mixed. If omitted, anyone.
+          - An empty list is refused.
+        type: list
+        elements: str
+      in_interface:
+        description:
+          - O(rules[].action) is only for what came in through this interface, such as V(eth0), V(eth+), or V(!wg0).
+        type: str
+      action:
+        description:
+          - What happens to connections from O(rules[].source) through O(rules[].in_interface). Needed in each policy.
+        type: str
+        choices: [accept, return, drop, reject]
+      otherwise:
+        description:
+          - What happens to everybody else. V(none) makes no rule.
+          - If omitted, V(drop) where O(rules[].source) is given and O(rules[].action) is V(accept) or V(return), else
+            V(none).
+        type: str
+        choices: [drop, reject, return, none]
+      same_network:
+        description:
+          - V(allow) exempts the traffic between containers on the same Docker network, V(filter) does not.
+        type: str
+        choices: [allow, filter]
+        default: allow
+      match:
+        description:
+          - By what the rules recognise a container, its address, its host ports, or V(both).
+        type: str
+        choices: [both, address, published_port]
+        default: both
+      log:
+        description:
+          - Log what the denying rule stops to the kernel's log.
+        type: dict
+        suboptions:
+          prefix:
+            description:
+              - What each line begins with, 29 bytes at most. If omitted, C(quaywall:) with the policy's name.
+            type: str
+          limit:
+            description:
+              - How many lines at most, such as V(10/minute) or V(2/second).
+            type: str
+            default: 10/minute
+      priority:
+        description:
+          - Order among policies from V(0) to V(999); equal ones are ordered by name.
+        type: int
+        default: 500
+      ip_version:
+        description:
+          - V(auto) takes the families that the target has.
+        type: str
+        choices: [auto, ipv4, ipv6, both]
+        default: auto
+  state:
+    description:
+      - V(present) makes the chain what the options say.
+      - V(absent) takes out all that is of this collection, the policies, the first rule, the guard, the ipsets and the
+        stored policies. What is of Docker or of other tools stays.
+    type: str
+    choices: [present, absent]
+    default: present
+  established:
+    description:
+      - What the first rule does with replies and established connections. V(accept) lets them in, V(return) lets
+        Docker's
+        own rules decide, V(omit) makes no such rule.
+    type: str
+    choices: [accept, return, omit]
+    default: accept
+  default:
+    description:
+      - What happens to connections that no policy decides.
+      - V(return) lets Docker's own rules decide, so whatever is published can be reached.
+      - V(drop) drops what comes from outside to any container. Traffic between containers, their outgoing connections
+        and replies are not touched. Outside is every interface that is no bridge of a Docker network.
+      - Networks that are made later are closed when this task (or the follower of the role) runs again.
+    type: str
+    choices: [return, drop]
+    default: return
+  outside_interfaces:
+    description:
+      - With O(default=drop), drop only what comes in through these interfaces, such as V(eth0) or V(eth+).
+    type: list
+    elements: str
+  foreign_rules:
+    description:
+      - V(keep) leaves the rules of other tools in C(DOCKER-USER) as they are.
+      - V(remove) takes them out, bans of fail2ban or CrowdSec included.
+    type: str
+    choices: [keep, remove]
+    default: keep
+  guard:
+    description:
+      - Repeat the denies in a chain of our own in the table C(mangle), which no engine touches. Engines up to 27
+        take the jump to
+        C(DOCKER-USER) away for a moment at each C(docker network create), and Engine 28 with live-restore stands in
+        front of it at each start. Without the guard, forbidden connections get in at such moments.
+      - What C(DOCKER-USER) reads is denied there, with its log, its answers and its counters. The guard marks a denied
+        packet with 0x51574744 in C(FORWARD) of mangle and drops what still carries that mark in C(POSTROUTING).
+    type: bool
+    default: true
+  ipset_threshold:
+    description:
+      - If a policy has more sources of an IP version than this, they go to an ipset, which one rule asks, instead of a
+        rule each. V(0) makes a rule each, however many they are.
+    type: int
+    default: 100
+  missing_targets:
+    description:
+      - What becomes of a policy whose container or network is not there, or cannot be looked up.
+      - V(fail) fails the task, and nothing is changed.
+      - V(wait) makes no rules for that policy. It is returned in RV(waiting), and the follower of the role makes its
+        rules as soon as the container is created.
+    type: str
+    choices: [fail, wait]
+    default: fail
+  store:
+    description:
+      - Keep the policies on the host in C(/etc/quaywall/policies.json), for the follower and for the next boot.
+      - If omitted, they are kept where there is such a file already, as after the role
+        P(quaywall.docker.firewall_baseline#role).
+    type: bool
+requirements:
+  - iptables 1.8 or newer
+  - ipset, for more sources than O(ipset_threshold)
+  - Docker SDK for Python 5.0.3 or newer, for O(rules[].container), O(rules[].labels), O(rules[].network) and
+    O(default=drop)
+notes:
+  - Established connections pass before any policy is asked. A new policy does not cut connections that are open.
+  - "Where nothing is known of Docker yet, and O(missing_targets=wait), the chain is made in both IP versions."
+seealso:
+  - module: quaywall.docker.docker_user_rule
+  - module: quaywall.docker.docker_fw_audit
+  - name: Packet filtering and firewalls
+    description: Docker's documentation of the DOCKER-USER chain.
+    link: https://docs.docker.com/engine/network/packet-filtering-firewalls/
+"""
+
+EXAMPLES = r"""
+- name: These are the policies of this host, and there are no others
+  quaywall.docker.docker_user_chain:
+    rules:
+      - name: admin-ui
+        container: admin
+        destination_port: ["8080"]
+        source: [203.0.113.10/32]
+        action: accept
+      - name: metrics
+        published_port: "9100"
+        source: [198.51.100.0/24]
+        action: accept
+
+- name: Whatever is published is closed to the outside, but for the web server
+  quaywall.docker.docker_user_chain:
+    default: drop
+    rules:
+      - name: web
+        published_port: "443"
+        action: return
+
+- name: Nothing of this collection is left in the kernel
+  quaywall.docker.docker_user_chain:
+    state: absent
+"""
+
+RETURN = r"""
+chains:
+  description:
+    - The chain C(DOCKER-USER) of each family, by V(ipv4) and V(ipv6). Where ip6tables is missing there is no V(ipv6).
+  returned: success
+  type: dict
+  contains:
+    variant:
+      description: The variant of iptables that holds Docker's chains, V(nft) or V(legacy).
+      type: str
+      sample: nft
+    before:
+      description: The rules as they were, as C(iptables -S) prints them.
+      type: list
+      elements: str
+      sample: ["-A DOCKER-USER -j RETURN"]
+    after:
+      description: The rules as they are now, or would be in check mode.
+      type: list
+      elements: str
+      sample:
+        - >-
+          -A DOCKER-USER -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established"
+          -j ACCEPT
+        - "-A DOCKER-USER -j RETURN"
+    guard:
+      description: The guard in the table C(mangle). Lists V(before) and V(after) as above, empty where there is none.
+      type: dict
+      sample: {before: [], after: []}
+endpoints:
+  description: The addresses that were found for the policies' targets in Docker.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - container: admin
+      container_id: 0f8d3a1f2c4b5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6
+      network: bridge
+      bridge: docker0
+      address: 172.17.0.10
+      family: ipv4
+sets:
+  description: The ipsets of this collection, with the number of networks in each.
+  returned: success
+  type: dict
+  sample: {quaywall-0123456789abcdef-4: 100000}
+waiting:
+  description: The policies that made no rules, and why.
+  returned: success
+  type: dict
+  sample: {admin-ui: "There is no container 'admin' on this host; there is none at all."}
+"""
+
+import atexit
+import gc
+
+# Collecting garbage is a tenth of what this short process does, most of it at its end; a playbook pays that per task.
+gc.disable()
+atexit.register(gc.freeze)
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.quaywall.docker.plugins.module_utils._module.docker_user_chain import argument_spec, run_module
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=argument_spec(), supports_check_mode=True, required_if=[("state", "present", ["rules"])]
+    )
+    run_module(module)
+
+
+if __name__ == "__main__":
+    main()
