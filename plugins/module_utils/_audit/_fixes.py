@@ -45,7 +45,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     plan,
     with_policy,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, PolicyError, compile_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments, parse
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import SOURCE
 
@@ -107,9 +106,8 @@ def fix(
     :returns: None if a policy cannot be written for what is there.
     """
     survey = family.survey
-    try:
-        compiled = _compiled(survey, policies)
-    except PolicyError:
+    compiled = _compiled(survey, policies)
+    if compiled is None:
         return None
     touched = list(touched)
     commands: t.List[str] = []
@@ -149,14 +147,22 @@ _MANY = 200
 _NOBODY = Rule(())
 
 
-def _compiled(survey: Survey, policies: t.Sequence[Json]) -> _Compiled:
-    """Names and rules of policies, as docker_user_rule would make them on this host."""
+def _compiled(survey: Survey, policies: t.Sequence[Json]) -> t.Optional[_Compiled]:
+    """Names and rules of policies, as docker_user_rule would make them on this host; None if one cannot be written."""
+    if not policies:
+        return []
+    # Ansible sends no bytecode: what most hosts do not need is not to be compiled at each audit.
+    from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, PolicyError, compile_policy
+
     six = survey.family(IPV6)
     ip6_dnat = six.dump is not None and six.docker_manages
     found: _Compiled = []
-    for options in policies:
-        policy = Policy.from_options(options)
-        found.append((policy.name, compile_policy(policy, survey.inventory, _bindings, ip6_dnat=ip6_dnat).rules))
+    try:
+        for options in policies:
+            policy = Policy.from_options(options)
+            found.append((policy.name, compile_policy(policy, survey.inventory, _bindings, ip6_dnat=ip6_dnat).rules))
+    except PolicyError:
+        return None
     return found
 
 

@@ -14,13 +14,7 @@ import weakref
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._dockers import looks_like_bridge
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import ACTION, DEFAULT_PRIORITY, Mark, mark_of
-from ansible_collections.quaywall.docker.plugins.module_utils._intervals import of_network
-from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
-    Policy,
-    PolicyError,
-    compile_policy,
-    merge_ports,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import join, of_network
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, normalise, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import Site
 
@@ -156,6 +150,9 @@ def renewed(family: Family, rules: PolicyRules, container: Container) -> t.Optio
 
     Proved by writing them: but for addresses and bridges, they are the rules that are there.
     """
+    # As in _fixes: compiled only for a host that needs it.
+    from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, PolicyError, compile_policy
+
     options = _options(family, rules, container)
     survey = family.survey
     try:
@@ -193,7 +190,7 @@ def _options(family: Family, rules: PolicyRules, container: Container) -> t.Dict
         options["protocol"] = "icmp" if protocol == "ipv6-icmp" else protocol
     # The half with addresses names the ports as they were given; a host port's pair names its own one.
     plain = [rule for rule, _mark in every if rule.get("ctorigdstport") is None] or [rule for rule, _mark in every]
-    ports = merge_ports(piece for rule in plain for piece in _inner_ports(rule))
+    ports = join(piece for rule in plain for piece in _inner_ports(rule))
     if ports:
         options["destination_port"] = ["%d" % low if low == high else "%d:%d" % (low, high) for low, high in ports]
     actions = [rule for rule, mark in every if mark.section == ACTION]

@@ -51,7 +51,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
-from ansible_collections.quaywall.docker.plugins.module_utils._policy import merge_ports
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
     ANY_PORT,
@@ -276,7 +275,7 @@ def _host_ports(published: t.Iterable[Published]) -> t.List[t.Tuple[str, str, in
         binding = item.binding
         address = "" if binding.host_address in _ANYBODY.values() else binding.host_address
         groups.setdefault((binding.protocol, address), []).append((binding.host_port, binding.host_port))
-    return [(*key, low, high) for key, ports in sorted(groups.items()) for low, high in merge_ports(ports)]
+    return [(*key, low, high) for key, ports in sorted(groups.items()) for low, high in join(ports)]
 
 
 def _ipv6_outside(survey: Survey) -> t.Optional[bool]:

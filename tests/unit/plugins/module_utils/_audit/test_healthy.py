@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -473,6 +476,36 @@ def test_a_kubernetes_node(path: Path) -> None:
     document = host("20.10", networks=[Net("bridge", "172.17.0.0/16", bridge="docker0")])
     document = edited(document, iptables={IPV4: {"nft": shared_text(path)}})
     assert_only(document)
+
+
+#: Prints what of the collection was loaded to judge a host.
+LOADED = """
+import json, sys
+sys.path[:0] = json.loads(sys.argv[1])
+document = json.loads(sys.stdin.read())
+from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import audit
+from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
+found = [finding.severity for finding in audit(from_json(document))]
+loaded = [name.rpartition(".")[2] for name in sys.modules if name.startswith("ansible_collections.quaywall.")]
+print(json.dumps([found, loaded]))
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_only_fixes_need_is_not_compiled(engine: str) -> None:
+    """Ansible sends no bytecode: what is imported is compiled at each audit, most of which find little."""
+    rules = ["-s 198.51.100.%d/32 -j DROP" % number for number in range(50)]
+    document = host(engine, BOXES, ["-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", *rules])
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, json.dumps(sys.path)],
+        input=json.dumps(document).encode("utf-8"),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found, loaded = json.loads(done.stdout.decode("utf-8"))
+    assert found
+    assert "_walk" in loaded
+    assert not {"_policy", "_targets", "_collect", "_docker"} & set(loaded)
 
 
 def test_the_data_is_there() -> None:
