@@ -84,9 +84,10 @@ class Suite:
 SUITES: t.Final[dict[str, Suite]] = {
     suite.name: suite
     for suite in (
-        Suite("bookworm", "20.10", wants_cgroup_v2=False),
-        Suite("trixie", "26.1", ("docker-cli",)),
-        Suite("forky", "28.5", ("docker-cli",)),
+        # Each has one of the tools that reload all rules; together they do not install.
+        Suite("bookworm", "20.10", ("iptables-persistent",), wants_cgroup_v2=False),
+        Suite("trixie", "26.1", ("docker-cli", "ufw")),
+        Suite("forky", "28.5", ("docker-cli", "firewalld")),
     )
 }
 
