@@ -397,8 +397,8 @@ class Firewall:
             attempt += 1
             failure: t.Optional[FirewallError] = None
             try:
-                # A single transaction needs no trial run: it is carried out whole or not at all.
-                if sum(plan.transactions for plan in plans.values()) > 1:
+                # One family needs no trial run: its rules are carried out whole or not at all, and its guard only denies.
+                if sum(not plan.empty for plan in plans.values()) > 1:
                     self._commit(state, plans, test=True)
                 self._commit(state, plans, test=False)
             except FirewallError as error:

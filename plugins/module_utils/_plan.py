@@ -104,11 +104,6 @@ class Plan(t.NamedTuple):
             self.operations or self.create_chain or self.add_jump or self.lift_jump or any(o.changes for o in self.own)
         )
 
-    @property
-    def transactions(self) -> int:
-        """How many transactions it takes: each table has one of its own."""
-        return 0 if self.empty else 2 if self._own(MANGLE) else 1
-
     def transaction(self) -> str:
         """The plan as input of C(iptables-restore --noflush): a COMMIT for mangle where it changes, one for filter.
 
