@@ -220,6 +220,7 @@ class Known:
         self._asked: t.Set[str] = set()
         self._joining: t.Dict[str, float] = {}
         self._troubles: t.Dict[str, str] = {}
+        self._dirty = False
         #: True if only a look at everything can tell what Docker has.
         self.unsure = False
         self._stored = store.read_inventory()
@@ -317,7 +318,7 @@ class Known:
 
         :raises DockerError: a network could not be asked for.
         """
-        before, fixed = self.inventory, len(self._fixed)
+        self._dirty = False
         networks: t.Dict[str, None] = {}
         for message in messages:
             if isinstance(message, Event):
@@ -338,11 +339,15 @@ class Known:
                 networks.clear()
         for identity in networks:
             self._ask_network(identity)
-        return self.inventory is not before or len(self._fixed) != fixed
+        return self._dirty
 
-    def _change(self, change: t.Callable[[Inventory], Inventory]) -> None:
+    def _change(self, change: t.Callable[[Inventory], Inventory], matters: bool = True) -> None:
+        """Change what is known; ``matters`` is False for what changes no rule."""
         if self.inventory is not None:
-            self.inventory = change(self.inventory)
+            changed = change(self.inventory)
+            if changed != self.inventory:
+                self.inventory = changed
+                self._dirty = self._dirty or matters
 
     def _lost(self) -> None:
         self.docker = None
@@ -376,7 +381,8 @@ class Known:
             self._joining.pop(identity, None)
         if event.action == "create":
             if known is None:
-                self._new(identity, event.name, event.labels)
+                # A run now would find nothing to do, and keep those waiting who inspect it before it starts.
+                self._new(identity, event.name, event.labels, matters=False)
             if identity not in self._fixed:
                 self._asked.add(identity)  # by the thread that heard of it
         elif event.action == "destroy":
@@ -385,14 +391,15 @@ class Known:
             self.unsure = True
         elif event.action == "die":
             stopped = known.stopped()
-            self._change(lambda inventory: inventory.with_container(stopped))
+            moved = stopped._replace(running=known.running) != known
+            self._change(lambda inventory: inventory.with_container(stopped), matters=moved)
         elif event.action == "rename":
             renamed = known._replace(name=event.name)
             self._change(lambda inventory: inventory.with_container(renamed))
         elif event.action == "start":
             if not known.running:
                 started = known._replace(running=True)
-                self._change(lambda inventory: inventory.with_container(started))
+                self._change(lambda inventory: inventory.with_container(started), matters=False)
             if not any(known.networks.values()):
                 networks.update(dict.fromkeys(filter(None, known.network_ids.values())))
             if identity in self._chosen and identity not in self._asked:
@@ -405,7 +412,7 @@ class Known:
         self._chosen.discard(identity)
         self._change(lambda inventory: inventory.without_container(identity))
 
-    def _new(self, identity: str, name: str, labels: t.Mapping[str, str]) -> None:
+    def _new(self, identity: str, name: str, labels: t.Mapping[str, str], matters: bool = True) -> None:
         """A container of which only this is known yet. Nobody else has its name now."""
 
         def add(inventory: Inventory) -> Inventory:
@@ -413,7 +420,7 @@ class Known:
             new = Container(name, identity, False, "", labels, {}, {}, ())
             return inventory._replace(containers=others).with_container(new)
 
-        self._change(add)
+        self._change(add, matters)
 
     def _inspected(self, inspection: Inspection) -> None:
         """Addresses are taken from networks and from the list alone: those in the answer may be old by now."""
@@ -421,6 +428,7 @@ class Known:
         self._asked.discard(fresh.id)
         if known is None:
             return  # destroyed meanwhile
+        self._dirty = self._dirty or fresh.id not in self._fixed
         self._learn(inspection)
         networks = {**fresh.stopped().networks, **{name: at for name, at in known.networks.items() if at}}
         ids = {**fresh.network_ids, **{name: key for name, key in known.network_ids.items() if key}}
@@ -736,7 +744,8 @@ class Follower:
         for line in outcome.messages:
             self._journal.say(line)
         for name, reason in sorted(outcome.waiting.items()):
-            if self._waiting.get(name) != reason:
+            # What comes after a semicolon is advice, and changes with every container that comes or goes.
+            if self._waiting.get(name, "").partition(";")[0] != reason.partition(";")[0]:
                 self._journal.say("policy %s waits: %s" % (name, reason), NOTICE)
         self._waiting = dict(outcome.waiting)
         for warning in outcome.warnings:
