@@ -158,6 +158,8 @@ class Firewall:
         self._default_variants: t.Dict[str, str] = {}
         self._versions: t.Dict[str, str] = {}
         self._locks: t.Dict[str, int] = {}
+        #: The tables as they were last read.
+        self.state = State({}, {})
 
     # Reading
 
@@ -300,7 +302,8 @@ class Firewall:
         if six is not None:
             variants[IPV6], tables[IPV6] = six
         mangle = {family: self._mangle(family, variant) for family, variant in variants.items()}
-        return State(variants, tables, unreadable, {family: found for family, found in mangle.items() if found})
+        self.state = State(variants, tables, unreadable, {family: found for family, found in mangle.items() if found})
+        return self.state
 
     def _docker_uses_nftables(self) -> bool:
         """True if Docker's own nftables tables are there: with that backend no engine reads DOCKER-USER."""
@@ -397,7 +400,7 @@ class Firewall:
             attempt += 1
             failure: t.Optional[FirewallError] = None
             try:
-                # One family needs no trial run: its rules are carried out whole or not at all, and its guard only denies.
+                # One family needs no trial run: its rules are written whole or not at all, and its guard only denies.
                 if sum(not plan.empty for plan in plans.values()) > 1:
                     self._commit(state, plans, test=True)
                 self._commit(state, plans, test=False)

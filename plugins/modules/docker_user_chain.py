@@ -217,13 +217,22 @@ options:
       - If omitted, they are kept where there is such a file already, as after the role
         P(quaywall.docker.firewall_baseline#role).
     type: bool
+  drop_connections:
+    description:
+      - Cut the open connections into containers that the chain would not let in if they were made now. Connections that
+        a container made, and those to the host itself, are left alone.
+      - Without it they go on until an end closes them, as C(ESTABLISHED) passes before any policy is asked.
+    type: bool
+    default: false
 requirements:
   - iptables 1.8 or newer
+  - conntrack, for O(drop_connections)
   - ipset, for more sources than O(ipset_threshold)
   - Docker SDK for Python 5.0.3 or newer, for O(rules[].container), O(rules[].labels), O(rules[].network) and
     O(default=drop)
 notes:
-  - Established connections pass before any policy is asked. A new policy does not cut connections that are open.
+  - Established connections pass before any policy is asked. A new policy cuts connections that are open only with
+    O(drop_connections).
   - "Where nothing is known of Docker yet, and O(missing_targets=wait), the chain is made in both IP versions."
 seealso:
   - module: quaywall.docker.docker_user_rule
@@ -301,6 +310,12 @@ endpoints:
       bridge: docker0
       address: 172.17.0.10
       family: ipv4
+dropped_connections:
+  description: The connections that were cut, or would be in check mode, with O(drop_connections=true).
+  returned: success
+  type: list
+  elements: str
+  sample: ["tcp 192.0.2.7 port 40312 to 203.0.113.1 port 9000"]
 sets:
   description: The ipsets of this collection, with the number of networks in each.
   returned: success

@@ -62,12 +62,21 @@ options:
       - With V(false) neither is added; those that are there stay. The first rule goes when the last policy goes.
     type: bool
     default: true
+  drop_connections:
+    description:
+      - Cut the open connections into containers that the chain would not let in if they were made now. Connections that
+        a container made, and those to the host itself, are left alone.
+      - Without it they go on until an end closes them, as C(ESTABLISHED) passes before any policy is asked.
+    type: bool
+    default: false
 requirements:
   - iptables 1.8 or newer
+  - conntrack, for O(drop_connections)
   - ipset, for more sources than O(ipset_threshold)
   - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
 notes:
-  - Established connections pass before any policy is asked. A new policy does not cut connections that are open.
+  - Established connections pass before any policy is asked. A new policy cuts connections that are open only with
+    O(drop_connections).
     With O(baseline=false) and no such rule in the chain, replies to a container's own connections meet them too.
   - Where the role P(quaywall.docker.firewall_baseline#role) keeps the policies of this host, the policy is stored
     there too, and
@@ -169,6 +178,12 @@ endpoints:
       description: V(ipv4) or V(ipv6).
       type: str
       sample: ipv4
+dropped_connections:
+  description: The connections that were cut, or would be in check mode, with O(drop_connections=true).
+  returned: success
+  type: list
+  elements: str
+  sample: ["tcp 192.0.2.7 port 40312 to 203.0.113.1 port 9000"]
 chains:
   description:
     - The chain C(DOCKER-USER) of each family, by V(ipv4) and V(ipv6). Where ip6tables is missing there is no V(ipv6).

@@ -17,8 +17,9 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4,
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+    from ansible_collections.quaywall.docker.plugins.module_utils._connections import Connections
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
-    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
+    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet, Ipset
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Change, Finder, Firewall, Runner
 
 FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
@@ -89,6 +90,7 @@ class Host(t.NamedTuple):
     firewall: Firewall
     ipset: Ipset
     docker: t.Callable[[], Docker]
+    connections: t.Callable[[], Connections]
 
 
 def make_host(module: AnsibleModule) -> Host:
@@ -97,7 +99,61 @@ def make_host(module: AnsibleModule) -> Host:
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
 
     run, find = make_runner(module), make_finder(module)
-    return Host(Firewall(run, find), Ipset(run, find), make_docker)
+
+    def connections() -> Connections:
+        from ansible_collections.quaywall.docker.plugins.module_utils._connections import Connections
+
+        return Connections(run, find)
+
+    return Host(Firewall(run, find), Ipset(run, find), make_docker, connections)
+
+
+def cut_connections(
+    host: Host, changes: t.Mapping[str, Change], sets: t.Mapping[str, AddressSet], dry: bool
+) -> t.List[str]:
+    """Make the kernel forget the connections that the chain would not let in now.
+
+    :param sets: the ipsets that the rules ask.
+    :param dry: only say which.
+    :returns: the connections, as text.
+    :raises FirewallError: conntrack is missing, or the kernel refuses. The rules stay.
+    """
+    # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+    from ansible_collections.quaywall.docker.plugins.module_utils._chain import Chain
+    from ansible_collections.quaywall.docker.plugins.module_utils._connections import (
+        all_routes,
+        denied,
+        local_addresses,
+    )
+    from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
+    from ansible_collections.quaywall.docker.plugins.module_utils._intervals import join, of_network
+    from ansible_collections.quaywall.docker.plugins.module_utils._rule import Parser
+    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Program
+
+    connections = host.connections()
+    found: t.List[str] = []
+    for family, change in changes.items():
+        parser = Parser(family)
+        chains = dict(host.firewall.state.tables[family].chains)
+        after = {DOCKER_USER: change.after}
+        after.update({own.name: own.after or () for own in change.plan.own if own.table == "filter"})
+        for name, rules in after.items():
+            chains[name] = Chain(name, None, tuple(parser.parse(rule) for rule in rules))
+        contents = {
+            name: join(piece for network in made.networks for piece in of_network(network))
+            for name, made in sets.items()
+            if made.family == family
+        }
+        program = Program(chains, family, contents)
+        refused = denied(connections.listed(family), program, bridge_routes(), local_addresses(), all_routes())
+        if not dry:
+            connections.drop(refused)
+        found += [
+            "%s %s port %d to %s port %d"
+            % (one.protocol, one.source, one.source_port, one.destination, one.destination_port)
+            for one in refused
+        ]
+    return found
 
 
 def policy_spec() -> t.Dict[str, t.Any]:

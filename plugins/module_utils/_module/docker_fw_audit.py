@@ -97,6 +97,9 @@ def run_module(module: AnsibleModule, collector: Collector = collect_here) -> No
         )
     else:
         failed = bool(result.pop("failed"))
+        if module.params["snapshot"] is not None:
+            # Ansible repeats all options beside the result, and this one may be the most of it.
+            result["invocation"] = {"module_args": dict(module.params, snapshot="(given)")}
         if failed:
             module.fail_json(**result)
         module.exit_json(**result)

@@ -18,6 +18,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._edge impo
     Host,
     chain_diffs,
     chain_results,
+    cut_connections,
     dead_rules,
     leave,
     make_host,
@@ -51,6 +52,7 @@ def argument_spec() -> t.Dict[str, t.Any]:
         "ipset_threshold": {"type": "int", "default": 100},
         "missing_targets": {"type": "str", "choices": ["fail", "wait"], "default": "fail"},
         "store": {"type": "bool"},
+        "drop_connections": {"type": "bool", "default": False},
     }
 
 
@@ -82,7 +84,8 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
     if options["store"] or (options["store"] is None and store.exists()):
         stored = _stored(options, rules)
     result = bring(host.firewall, host.ipset, job, dry, store, stored)
-    return _results(module, result, result.changed)
+    cut = cut_connections(host, result.changes, result.sets_after, dry) if options["drop_connections"] else []
+    return _results(module, result, result.changed or bool(cut), cut)
 
 
 def _nothing() -> Job:
@@ -129,7 +132,7 @@ def _look_up(
     return None, None
 
 
-def _results(module: AnsibleModule, result: Result, changed: bool) -> t.Dict[str, t.Any]:
+def _results(module: AnsibleModule, result: Result, changed: bool, cut: t.Sequence[str] = ()) -> t.Dict[str, t.Any]:
     warnings = list(result.wanted.warnings)
     warnings += ["Policy %s waits: %s" % (name, why) for name, why in sorted(result.wanted.waiting.items())]
     warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(set(result.unread.values()))]
@@ -147,6 +150,7 @@ def _results(module: AnsibleModule, result: Result, changed: bool) -> t.Dict[str
         "endpoints": [dict(endpoint._asdict()) for endpoint in result.wanted.endpoints],
         "sets": {name: len(made.networks) for name, made in sorted(result.sets_after.items())},
         "waiting": dict(result.wanted.waiting),
+        "dropped_connections": list(cut),
     }
     if module._diff:
         found["diff"] = [*chain_diffs(result.changes), *_set_diffs(result)]

@@ -27,6 +27,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._edge impo
     Host,
     chain_diffs,
     chain_results,
+    cut_connections,
     dead_rules,
     leave,
     make_host,
@@ -64,6 +65,7 @@ def argument_spec() -> t.Dict[str, t.Any]:
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "baseline": {"type": "bool", "default": True},
         "ipset_threshold": {"type": "int", "default": 100},
+        "drop_connections": {"type": "bool", "default": False},
         **policy_spec(),
     }
 
@@ -134,12 +136,15 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
         )
     for warning in warnings:
         module.warn(warning)
+    cut = cut_connections(host, changes, beside.after(), dry) if options["drop_connections"] and policy else []
     result: t.Dict[str, t.Any] = {
-        "changed": any(change.changed for change in changes.values())
+        "changed": bool(cut)
+        or any(change.changed for change in changes.values())
         or beside.present() != beside.after()
         or (beside.will_store() if dry else beside.stored),
         "endpoints": [dict(endpoint._asdict()) for endpoint in last.endpoints] if last is not None else [],
         "chains": chain_results(changes),
+        "dropped_connections": cut,
     }
     if module._diff:
         result["diff"] = chain_diffs(changes)
@@ -154,7 +159,7 @@ def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]])
     policies = [policy for policy in found.policies if policy.get("name") != name]
     if options is not None:
         spec = dict(argument_spec())
-        for other in ("state", "baseline"):
+        for other in ("state", "baseline", "drop_connections"):
             del spec[other]
         policies.append(without_defaults(options, spec))
     return found._replace(policies=tuple(sorted(policies, key=lambda policy: str(policy.get("name")))))

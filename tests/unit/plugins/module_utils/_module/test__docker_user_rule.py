@@ -238,6 +238,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: t.Any) -> Run:
             Firewall(host.run, host.find, 0.1, 0.1, str(tmp_path)),
             Ipset(host.run, host.find, is_loaded=lambda: False),
             create_docker,
+            lambda: pytest.fail("connections were asked for"),
         )
         host.read_only = check
         arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
