@@ -360,6 +360,18 @@ class _Item:
         self.before = 0
         self.key: _Key = ("", ())
 
+    def at(self, position: int) -> _Item:
+        """The same rule at another place, or in another chain."""
+        item = _Item(position)
+        item.tests, item.peers, item.conntrack_peers, item.marks = (
+            self.tests,
+            self.peers,
+            self.conntrack_peers,
+            self.marks,
+        )
+        item.target, item.goto, item.change, item.key = self.target, self.goto, self.change, self.key
+        return item
+
     def match(self, flow: Flow) -> t.Optional[t.Tuple[str, ...]]:
         """None if the rule does not match; else what it hangs on."""
         reasons: t.Tuple[str, ...] = ()
@@ -410,15 +422,20 @@ class _Compiler:
         self._sets = sets
         self._checks: t.Dict[t.Tuple[Field, bool], t.Tuple[_Check, t.Optional[_Key]]] = {}
         self._networks = networks
+        #: By identity, as the same rule may stand in many chains that are tried; with the rule, which keeps its id.
+        self._known: t.Dict[int, t.Tuple[Rule, t.Optional[_Item]]] = {}
 
     def items(self, rules: t.Iterable[Rule]) -> t.List[_Item]:
         """The rules that decide something, runs as one."""
         found: t.List[_Item] = []
         run: t.List[_Item] = []
         for position, rule in enumerate(rules, 1):
-            item = self._compile(rule, position)
-            if item is None:
+            known = self._known.get(id(rule))
+            if known is None:
+                known = self._known[id(rule)] = rule, self._compile(rule, position)
+            if known[1] is None:
                 continue
+            item = known[1].at(position)
             if run and not _alike(run[0], item):
                 found.append(_joined(run))
                 run = []

@@ -76,6 +76,9 @@ def test_a_snapshot_that_was_returned_is_judged_the_same(capsys: pytest.CaptureF
         key: live[key] for key in live if key != "invocation"
     }
     assert "snapshot" not in again
+    # Not even beside the result, where Ansible repeats the options.
+    assert again["invocation"]["module_args"]["snapshot"] == "(given)"
+    assert set(again["invocation"]["module_args"]) == set(live["invocation"]["module_args"])
 
 
 @pytest.mark.parametrize(
