@@ -331,28 +331,30 @@ class Ipset:
 
     def _destroy(self, names: t.Sequence[str]) -> t.List[str]:
         """Remove sets, of which some may be gone; those that are in use are given back."""
-        left = list(names)
-        used: t.List[str] = []
         deadline = time.monotonic() + self._release_wait
         pause = 0.005
+        used = self._destroyed(names)
+        while used and time.monotonic() < deadline:
+            # nft lets go of what a removed rule used a moment after the rule is gone.
+            time.sleep(pause)
+            pause = min(0.1, pause * 2)
+            used = self._destroyed(used)
+        return used
+
+    def _destroyed(self, names: t.Sequence[str]) -> t.List[str]:
+        left = list(names)
+        used: t.List[str] = []
         while left:
             rc, _out, err = self._ipset("restore", data="".join("destroy %s\n" % name for name in left))
             if rc == 0:
-                left = []
                 break
+            # A stream ends with the line in error; without a number ipset could not even begin.
             number = _line_number(err)
-            # Without a number none was removed, as ipset could not even begin.
             name = left[(number or 1) - 1]
             if number is None or not (_USED in err or _GONE in err):
                 raise self._error("ipset cannot remove the set %s: %s." % (name, _reason(err)), ["restore"], rc, err)
             left = left[number:]
-            if _USED in err:
-                used.append(name)
-            if not left and used and time.monotonic() < deadline:
-                # nft lets go of what a removed rule used a moment after the rule is gone.
-                time.sleep(pause)
-                pause = min(0.1, pause * 2)
-                left, used = used, []
+            used += [name] if _USED in err else []
         return used
 
 

@@ -152,7 +152,7 @@ def test_a_set_whose_rule_was_just_removed_goes(host: Host, variant: str) -> Non
     """nft lets go of it a moment later."""
     sets = Sets(host)
     for _number in range(20):
-        sets.put(ONE)
+        sets.put(ONE, SIX)
         load(host, variant, IPV4, docker_table(["-m set --match-set %s src -j ACCEPT" % NAME] * 50))
         load(host, variant, IPV4, docker_table([]))
         assert sets.finish() == ()
