@@ -2,11 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The module docker_user_rule from its options to its results, on a host in memory.
-
-The host understands iptables-save and iptables-restore as kernel-facts 1 and 2 tell them; nothing of it is the code
-under test.
-"""
+"""The module docker_user_rule from its options to its results, on a host in memory."""
 
 from __future__ import annotations
 
@@ -23,163 +19,22 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.quaywall.docker.plugins.module_utils import _iptables
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerError, DockerSdkMissing
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
-    Binding,
-    Container,
-    Inventory,
-    Network,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Inventory
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import TRIES, Firewall
 from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_rule
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
+from ansible_collections.quaywall.docker.tests.unit.memory import (
+    BRIDGE,
+    DOCKER_29,
+    INVENTORY,
+    FakeDocker,
+    Host,
+    one,
+)
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel, Refused
 
-# A host in memory ----------------------------------------------------------------------------------------------------
-
-DOCKER_29 = {
-    "INPUT": [],
-    "FORWARD": ["-j DOCKER-USER", "-j DOCKER-FORWARD"],
-    "OUTPUT": [],
-    "DOCKER": [],
-    "DOCKER-FORWARD": [],
-    DOCKER_USER: [],
-}
-MANGLE: t.Dict[str, t.List[str]] = {name: [] for name in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")}
-INCOMPATIBLE = "# Table `filter' is incompatible, use 'nft' tool.\n"
-
-
-class Host:
-    """Programs, tables and what they answer. ``read_only`` fails the test that writes."""
-
-    def __init__(self, *chains: t.Mapping[str, t.Sequence[str]]) -> None:
-        four = chains[0] if chains else DOCKER_29
-        six = chains[1] if len(chains) > 1 else DOCKER_29
-        self.tables: t.Dict[t.Tuple[str, str], Kernel] = {
-            ("iptables", "nft"): Kernel(four),
-            ("ip6tables", "nft"): Kernel(six),
-        }
-        self.mangle = {command: Kernel(MANGLE, "mangle") for command in ("iptables", "ip6tables")}
-        self.programs = {
-            "%s%s-%s" % (command, variant, action)
-            for command in ("iptables", "ip6tables")
-            for variant in ("", "-nft", "-legacy")
-            for action in ("save", "restore")
-        } | {"nft"}
-        self.incompatible: t.Set[str] = set()
-        self.broken: t.Dict[str, str] = {}
-        self.nft_tables = "table ip filter\ntable ip6 filter\n"
-        self.read_only = False
-        self.commands: t.List[t.List[str]] = []
-        self.environments: t.List[t.Mapping[str, str]] = []
-        self.before_commit: t.List[t.Callable[[], None]] = []
-        self.after_commit: t.List[t.Callable[[], None]] = []
-        self.refuse_commit = ""
-
-    @property
-    def four(self) -> Kernel:
-        return self.tables["iptables", "nft"]
-
-    @property
-    def six(self) -> Kernel:
-        return self.tables["ip6tables", "nft"]
-
-    def saved(self) -> t.Dict[t.Tuple[str, str], str]:
-        return {key: kernel.save() for key, kernel in self.tables.items()}
-
-    def find(self, program: str) -> t.Optional[str]:
-        return "/usr/sbin/" + program if program in self.programs else None
-
-    def run(
-        self,
-        args: t.Sequence[str],
-        data: t.Optional[bytes],
-        environment: t.Mapping[str, str],
-        descriptors: t.Sequence[int] = (),
-    ) -> t.Tuple[int, bytes, bytes]:
-        assert environment["LC_ALL"] == "C"
-        self.commands.append(list(args))
-        self.environments.append(environment)
-        rc, out, err = self._answer(args, (data or b"").decode("utf-8", "surrogateescape"))
-        return rc, out.encode("utf-8", "surrogateescape"), err.encode()
-
-    def _answer(self, args: t.Sequence[str], data: str) -> t.Tuple[int, str, str]:
-        name = os.path.basename(args[0])
-        assert args[0] == "/usr/sbin/" + name
-        assert name in self.programs
-        if name == "nft":
-            assert args[1:] == ["list", "tables"]
-            return 0, self.nft_tables, ""
-        words = name.split("-")
-        command, action = words[0], words[-1]
-        variant = words[1] if len(words) == 3 else "nft"
-        if args[1:] == ["--version"]:
-            return 0, "%s v1.8.9 (nf_tables)\n" % name, ""
-        kernel = self.tables.get((command, variant))
-        if action == "save":
-            assert args[1] == "-t"
-            assert args[2] in ("filter", "mangle")
-            if command in self.broken:
-                return 1, "", self.broken[command]
-            if args[2] == "mangle":
-                return 0, self.mangle[command].save(), ""
-            if command in self.incompatible:
-                return 0, INCOMPATIBLE, ""
-            assert kernel is not None, "reading a legacy table that is not there creates it"
-            return 0, kernel.save(), ""
-        return self._restore(command, kernel, list(args[1:]), data)
-
-    def _restore(
-        self, command: str, kernel: t.Optional[Kernel], args: t.List[str], data: str
-    ) -> t.Tuple[int, str, str]:
-        test = args[-1] == "--test"
-        assert args[:2] == ["--noflush", "--wait"]
-        assert int(args[2]) > 0
-        assert args[3:] == (["--test"] if test else [])
-        assert kernel is not None
-        assert test or not self.read_only, "check mode wrote"
-        if not test and self.before_commit:
-            self.before_commit.pop(0)()
-        if not test and self.refuse_commit == command:
-            return 1, "", "%s-restore: line 2 failed: Operation not permitted.\n" % command
-        try:
-            for part in data.split("COMMIT\n")[:-1]:
-                table = self.mangle[command] if part.startswith("*mangle\n") else kernel
-                table.restore(part + "COMMIT\n", test)
-        except Refused as error:
-            return 1, "", "%s\n" % error
-        if not test and self.after_commit:
-            self.after_commit.pop(0)()
-        return 0, "", ""
-
-
-class FakeDocker:
-    def __init__(self, inventory: Inventory, fixed: t.Tuple[Binding, ...] = ()) -> None:
-        self._inventory = inventory
-        self._fixed = fixed
-
-    def inventory(self) -> Inventory:
-        return self._inventory
-
-    def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
-        return self._fixed
-
-
-BRIDGE = Network("bridge", "b" * 64, "bridge", "docker0", False, ("172.17.0.0/16",))
-DUAL = Network("dual", "d" * 64, "bridge", "br-dddddddddddd", True, ("172.31.0.0/24", "fd00:31::/64"))
-
-
-def one(name: str, network: Network, *addresses: str) -> Container:
-    return Container(
-        name, name.ljust(64, "0"), True, network.name, {}, {network.name: addresses}, {network.name: network.id}, ()
-    )
-
-
-INVENTORY = Inventory(
-    (one("admin", BRIDGE, "172.17.0.10"), one("dual", DUAL, "172.31.0.2", "fd00:31::2")),
-    {"bridge": BRIDGE, "dual": DUAL},
-)
 ADMIN = {
     "name": "admin-ui",
     "container": "admin",
