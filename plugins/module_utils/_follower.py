@@ -852,6 +852,7 @@ def _signals(follower: Follower, mailbox: Mailbox) -> t.Iterator[None]:
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(wakes)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -872,10 +873,9 @@ def _follow(store: Store, reconciler: Reconciler, processes: Processes, journal:
         reconciler, known, watcher, mailbox, journal, processes.own, lambda: notify("READY=1\nSTATUS=Following Docker")
     )
     with _signals(follower, mailbox):
-        try:
+        with contextlib.suppress(Stop):
             follower.follow()
-        except Stop:
-            notify("STOPPING=1")
+        notify("STOPPING=1")
     return 0
 
 
