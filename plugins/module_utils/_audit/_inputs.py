@@ -151,6 +151,7 @@ class Input:
             original_ports=(ANY_PORT, port),
             reply=(host, PEER),
             reply_ports=(port, ANY_PORT),
+            mark=family.mark,
             destination_type="LOCAL",
         )
 

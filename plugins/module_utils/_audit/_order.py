@@ -152,6 +152,7 @@ def _jump_flows(family: Family) -> t.List[t.Tuple[t.Optional[Published], Flow]]:
                 address=of_network(subnets[0]),
                 destination_ports=(1, 65535),
                 states=frozenset(("NEW", "DNAT")),
+                mark=family.mark,
             )
             probes.append((None, flow))
     return probes

@@ -196,6 +196,7 @@ def _is_stopped(family: Family, interface: Interface) -> bool:
         address=subnets,
         source_ports=(32768, 60999),
         destination_ports=(443, 443),
+        mark=family.mark,
     )
     outcomes = family.walk(flow, FORWARD, family.remote)
     return bool(outcomes) and all(item.denies and item.site is None and not item.reasons for item in outcomes)

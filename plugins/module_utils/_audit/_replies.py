@@ -353,7 +353,9 @@ def _closed_directly(
 def _arrives(family: Family, flow: Flow, table: str) -> bool:
     chain = "PREROUTING"
     there = chain in family.table(table).chains
-    return not there or any(not outcome.denies for outcome in family.walk(flow, chain, table=table))
+    return not there or any(
+        not outcome.denies for outcome in family.walk(family.arriving(flow, table), chain, table=table)
+    )
 
 
 def _own_address_policies(

@@ -691,6 +691,7 @@ class Rulings:
             original_ports=(ANY_PORT, (0, 0)),
             reply=(address, PEER),
             reply_ports=((port, port), ANY_PORT),
+            mark=self.family.mark,
         )
 
     def _bridge_for(self, scope: Scope) -> str:

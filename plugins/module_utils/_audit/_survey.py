@@ -469,13 +469,31 @@ class Family:
     # Flows
 
     @functools.cached_property
+    def mark(self) -> t.Optional[int]:
+        """The mark of packets that come to DOCKER-USER; None if rules that are read before may have marked them."""
+        variants = [self] if self.other is None else [self, self.other]
+        return None if any(variant.marks_packets for variant in variants) else 0
+
+    @functools.cached_property
+    def marks_packets(self) -> bool:
+        """True if a rule that is read before the filter table's writes marks."""
+        before = (("raw", ("PREROUTING",)), ("mangle", ("PREROUTING", FORWARD)), ("nat", ("PREROUTING",)))
+        return any(
+            rule.target in ("MARK", "CONNMARK")
+            for table, hooks in before
+            for name in self._read_by(table, hooks)
+            for rule in self.table(table).chains[name].rules
+        )
+
+    @functools.cached_property
     def ways_in(self) -> t.List[str]:
         """Outside interfaces, of those that no rule names only the first: rules treat the others the same."""
+        read = self._read_by("filter", (FORWARD, DOCKER_USER))
         patterns = {
             field.value
             for name in ("filter", "raw", "mangle")
             for chain in self.table(name).chains.values()
-            if name != "filter" or chain.name in self._read_by_forward
+            if name != "filter" or chain.name in read
             for rule in chain.rules
             for field in rule.fields
             if field.name in ("in_interface", "out_interface")
@@ -485,11 +503,11 @@ class Family:
         chosen = set(named + others[:1])
         return [name for name in self.survey.outside if name in chosen]
 
-    @functools.cached_property
-    def _read_by_forward(self) -> t.Set[str]:
-        chains = self.filter.chains
+    def _read_by(self, table: str, hooks: t.Iterable[str]) -> t.Set[str]:
+        """Chains of a table and those that they lead to."""
+        chains = self.table(table).chains
         seen: t.Set[str] = set()
-        todo = [name for name in (FORWARD, DOCKER_USER) if name in chains]
+        todo = [name for name in hooks if name in chains]
         while todo:
             name = todo.pop()
             if name in seen:
@@ -525,6 +543,7 @@ class Family:
                 original_ports=(ANY_PORT, host_port),
                 reply=(address, PEER),
                 reply_ports=(port, ANY_PORT),
+                mark=self.mark,
             )
             for interface in self.ways_in
         ]
@@ -569,6 +588,7 @@ class Family:
                 original_ports=(_EPHEMERAL, (port, port)),
                 reply=(PEER, None),
                 reply_ports=((port, port), ANY_PORT),
+                mark=self.mark,
             )
             for interface in self.ways_in
         ]
@@ -605,6 +625,7 @@ class Family:
             original_ports=(ANY_PORT, ports),
             reply=(address, PEER),
             reply_ports=(ports, ANY_PORT),
+            mark=self.mark,
             bridged=True,
         )
 
@@ -623,6 +644,16 @@ class Family:
         """A first packet from outside that is sent to the container's own address; raw PREROUTING sees it too."""
         neighbour = self.neighbour(endpoint, protocol, port)
         return [neighbour._replace(in_interface=interface, bridged=False) for interface in self.ways_in]
+
+    @staticmethod
+    def arriving(flow: Flow, table: str) -> Flow:
+        """A flow as PREROUTING of a table sees it: where it goes is not known yet, and DNAT was not done.
+
+        The table raw comes before connections are looked up.
+        """
+        if table == "raw":
+            return flow._replace(out_interface="", states=frozenset(("INVALID",)), mark=0)
+        return flow._replace(out_interface="", states=flow.states - {"DNAT"})
 
     # Walks
 

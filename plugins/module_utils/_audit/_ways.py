@@ -105,7 +105,8 @@ def through(family: Family, *legs: _Leg) -> t.Tuple[Intervals, t.Tuple[str, ...]
             for table, chain in chains:
                 if variant is None or chain not in variant.table(table).chains:
                     continue
-                passed = variant.passing(flow, chain, within, table)
+                seen = variant.arriving(flow, table) if chain == "PREROUTING" else flow
+                passed = variant.passing(seen, chain, within, table)
                 sure = [item for item in passed if not item.reasons]
                 if len(sure) < len(passed):
                     certain = intersect(certain, _peers(sure))
@@ -142,6 +143,7 @@ def to_host(family: Family, published: Published, interface: str) -> Flow:
         original_ports=(ANY_PORT, port),
         reply=(address, PEER),
         reply_ports=(port, ANY_PORT),
+        mark=family.mark,
         destination_type="LOCAL",
     )
 

@@ -151,3 +151,22 @@ def test_a_hole_leaves_an_answer(missing: str) -> None:
         assert family.denials is not None
         assert found.outside
         assert all(len(family.let_in(item)) == 2 for item in family.published)
+
+
+@pytest.mark.parametrize(
+    ("table", "chain", "rule", "known"),
+    [
+        ("mangle", "PREROUTING", "-s 192.0.2.0/24 -j MARK --set-xmark 0x1/0xffffffff", False),
+        ("mangle", "FORWARD", "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", False),
+        ("raw", "PREROUTING", "-i eth0 -j MARK --set-xmark 0x1/0x1", False),
+        ("nat", "PREROUTING", "-s 192.0.2.0/24 -j MARK --set-xmark 0x1/0xffffffff", False),
+        ("mangle", "POSTROUTING", "-j MARK --set-xmark 0x1/0xffffffff", True),
+        ("mangle", "PREROUTING", "-m mark --mark 0x1 -j ACCEPT", True),
+    ],
+)
+def test_the_mark_of_packets_that_others_mark_is_not_known(table: str, chain: str, rule: str, known: bool) -> None:
+    document = host("28.5", [Box("admin", "9000:8080")], ["-m mark --mark 0x1 -j DROP"])
+    family = survey(with_rules(document, IPV4, table, ["-A %s %s" % (chain, rule)])).family(IPV4)
+    (flow,) = family.inbound(family.published[0])
+    assert flow.mark == (0 if known else None)
+    assert family.let_in(family.published[0])[1] == (() if known else ("the packet's mark",))

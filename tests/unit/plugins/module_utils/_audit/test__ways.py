@@ -285,6 +285,22 @@ def test_not_reached_or_published_for_all(document: Document) -> None:
     assert not found(direct_routing, document)
 
 
+@pytest.mark.parametrize(
+    ("table", "rule", "stopped"),
+    [
+        # In the table raw no connection was looked up: a packet is of none, and no question about one is answered.
+        ("raw", "-m conntrack --ctstate NEW -j DROP", False),
+        ("raw", "-m conntrack ! --ctstate DNAT -j DROP", True),
+        ("raw", "-m conntrack --ctstate INVALID -j DROP", True),
+        ("mangle", "-m conntrack --ctstate NEW -j DROP", True),
+        ("mangle", "-m conntrack --ctstate INVALID -j DROP", False),
+    ],
+)
+def test_what_prerouting_sees(table: str, rule: str, stopped: bool) -> None:
+    document = host("26.1", [Box("nginx", "127.0.0.1:8080:80")])
+    assert bool(found(direct_routing, with_rules(document, IPV4, table, ["-A PREROUTING " + rule]))) is not stopped
+
+
 # A neighbour's packet for 127.0.0.1:8081 passes FORWARD on a real kernel in both: the new layout's has no drop for it.
 @pytest.mark.parametrize(("variant", "spoofed"), [("old", "let in too"), ("new", "is let in: DNAT")])
 def test_a_port_for_the_host_alone(variant: str, spoofed: str) -> None:
