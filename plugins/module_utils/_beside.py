@@ -28,6 +28,7 @@ class Beside(Companion):
 
     :param wanted: gives the sets that are to be there, by name; asked once the rules are planned.
     :param stored: gives what is to be stored; None leaves the store alone.
+    :param quick: a set that looks as it did at the last read is not read again, as it takes long for a large one.
     """
 
     def __init__(
@@ -36,11 +37,13 @@ class Beside(Companion):
         wanted: t.Callable[[], t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]],
         store: t.Optional[Store] = None,
         stored: t.Optional[t.Callable[[], t.Optional[Stored]]] = None,
+        quick: bool = False,
     ) -> None:
         self._ipset = ipset
         self._wanted = wanted
         self._store = store
         self._stored = stored
+        self._quick = quick
         self._pending: t.Optional[Pending] = None
         self._present: t.Optional[t.Dict[str, AddressSet]] = None
         self.stored = False
@@ -48,7 +51,7 @@ class Beside(Companion):
     def present(self) -> t.Dict[str, AddressSet]:
         """The sets of ours as they were before."""
         if self._present is None:
-            self._present = self._ipset.read()
+            self._present = self._ipset.read(self._quick)
         return self._present
 
     def after(self) -> t.Dict[str, AddressSet]:

@@ -13,7 +13,6 @@ new ones. Reading loads no kernel module. Whoever writes holds the own lock of C
 
 from __future__ import annotations
 
-import hashlib
 import re
 import socket
 import time
@@ -32,7 +31,6 @@ NEW = "-new"
 RELEASE_WAIT = 1.0
 
 _OURS = re.compile(r"quaywall-[0-9a-f]{16}-[46](?:-new)?")
-_DIGITS = {IPV4: "4", IPV6: "6"}
 _WORDS = {IPV4: "inet", IPV6: "inet6"}
 _TYPE = "hash:net"
 # The kernel's own default; below it a set is as large as any other one.
@@ -46,7 +44,7 @@ class AddressSet(t.NamedTuple):
     """A set of networks in the kernel, of the type hash:net.
 
     ``networks`` are as ipset prints them: C(198.51.100.0/24), single addresses without their prefix length (see
-    :func:`elements`). ``name`` is :func:`set_name`'s.
+    :func:`elements`). ``name`` is that of C(_chain.set_name).
     """
 
     name: str
@@ -61,12 +59,6 @@ class _Header(t.NamedTuple):
     kind: str
     family: str
     mark: str
-
-
-def set_name(policy: str, family: str) -> str:
-    """The name of the set of a policy's sources."""
-    digest = hashlib.sha256(policy.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return "quaywall-%s-%s" % (digest, _DIGITS[family])
 
 
 def elements(networks: t.Iterable[str]) -> t.FrozenSet[str]:

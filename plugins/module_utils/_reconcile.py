@@ -86,10 +86,12 @@ def bring(
     dry: bool,
     store: t.Optional[Store] = None,
     stored: t.Optional[Stored] = None,
+    quick: bool = False,
 ) -> Result:
     """Bring the chain, the guard, the sets and the store to what the job says.
 
     :param stored: what to keep in the store; None leaves it alone.
+    :param quick: for who looks often: an ipset that looks as before is not read again.
     :raises FirewallError: the kernel cannot be read or written; nothing is half done.
     :raises PolicyError: a policy cannot be put into rules.
     :raises StoreError: the policies cannot be stored; the kernel is as it was.
@@ -142,7 +144,7 @@ def bring(
         made = compiled.get(dnat[0], NOTHING)
         return address_sets(made.sets), ()
 
-    beside = Beside(ipset, sets, store, None if stored is None else lambda: stored)
+    beside = Beside(ipset, sets, store, None if stored is None else lambda: stored, quick)
     changes = firewall.change(planner, dry, chain_needed=False, creates=job.settings is not None, companion=beside)
     return Result(
         changes,
@@ -220,7 +222,7 @@ class Reconciler:
             raise StoreError("%s: %s" % (self._store.path, error)) from error
         job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat)
         try:
-            result = bring(self._firewall, self._ipset, job, dry)
+            result = bring(self._firewall, self._ipset, job, dry, quick=True)
         except PolicyError as error:
             raise StoreError("%s: %s" % (self._store.path, error)) from error
         self._variants = {family: change.variant for family, change in result.changes.items()}

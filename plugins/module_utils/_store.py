@@ -46,7 +46,7 @@ def without_defaults(options: Json, spec: t.Mapping[str, t.Mapping[str, t.Any]])
     return {
         name: options[name]
         for name in spec
-        if options.get(name) is not None and options[name] != spec[name].get("default")
+        if options.get(name) not in (None, []) and options[name] != spec[name].get("default")
     }
 
 

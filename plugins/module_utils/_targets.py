@@ -143,7 +143,7 @@ def _add_container(
             )
         found.warnings.append(
             "Container %s %s: what the policy denies is guarded on its published ports already, what it allows follows "
-            "when this task runs again and the container has an address." % (container.name, state)
+            "when the container has an address and is looked up again." % (container.name, state)
         )
     found.warnings.extend(_gaps(policy, container, subject, ip6_dnat))
     found.subjects.append(subject)

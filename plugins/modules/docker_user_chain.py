@@ -222,6 +222,9 @@ options:
       - Cut the open connections into containers that the chain would not let in if they were made now. Connections that
         a container made, and those to the host itself, are left alone.
       - Without it they go on until an end closes them, as C(ESTABLISHED) passes before any policy is asked.
+      - The kernel forgets such a connection, and neither end is told. Where the host's port is the container's too
+        (8080:8080) and the container is the next to send, the kernel takes that for a connection of the container's own,
+        and it goes on.
     type: bool
     default: false
 requirements:

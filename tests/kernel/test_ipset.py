@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import set_name
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import (
     NEW,
     AddressSet,
     Ipset,
     elements,
     fill,
-    set_name,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6

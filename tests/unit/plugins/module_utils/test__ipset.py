@@ -12,6 +12,7 @@ import typing as t
 import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _ipset
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import set_name
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import (
     NEW,
     AddressSet,
@@ -19,7 +20,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._ipset import (
     elements,
     fill,
     parse_save,
-    set_name,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
