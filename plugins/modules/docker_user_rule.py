@@ -68,7 +68,7 @@ options:
         a container made, and those to the host itself, are left alone.
       - Without it they go on until an end closes them, as C(ESTABLISHED) passes before any policy is asked.
       - The kernel forgets such a connection, and neither end is told. Where the host's port is the container's too
-        (8080:8080) and the container is the next to send, the kernel takes that for a connection of the container's own,
+        (8080:8080) and the container is the next to send, the kernel takes it for a connection of the container's own,
         and it goes on.
     type: bool
     default: false
