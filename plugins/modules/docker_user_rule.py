@@ -79,11 +79,10 @@ requirements:
   - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
 notes:
   - Established connections pass before any policy is asked. A new policy cuts connections that are open only with
-    O(drop_connections).
-    With O(baseline=false) and no such rule in the chain, replies to a container's own connections meet them too.
+    O(drop_connections). With O(baseline=false) and no such rule in the chain, replies to a container's own connections meet them too.
   - Where the role P(quaywall.docker.firewall_baseline#role) keeps the policies of this host, the policy is stored
-    there too, and
-    its follower looks addresses up from then on. Where there is a guard, it repeats what the policy denies.
+    there too, and its follower looks addresses up from then on. Where there is a guard, it repeats what the policy
+    denies.
   - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until
     then its fixed host ports stay closed to everybody that the policy does not name, and to those that it names too.
   - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
