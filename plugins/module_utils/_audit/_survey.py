@@ -115,6 +115,8 @@ class Published(t.NamedTuple):
             address = "[%s]:" % address
         else:
             address += ":"
+        if self.routed:
+            return "%d/%s" % (binding.container_port, binding.protocol)
         return "%s%d->%d/%s" % (address, binding.host_port, binding.container_port, binding.protocol)
 
     def affected(self, **more: t.Any) -> Affected:
@@ -189,6 +191,23 @@ class Survey:
             named = [route.interface for route in self.snapshot.routes if route.interface not in ("", "lo")]
         found = dict.fromkeys([*default, *named] or ["eth0"])
         return [name for name in found if name not in self.networks_by_bridge]
+
+    @functools.cached_property
+    def routed_ports(self) -> t.Dict[str, t.List[Binding]]:
+        """By container what is published without a host port: reached at its own address (gateway mode routed).
+
+        A port that is only exposed has no address in the engine's list.
+        """
+        found: t.Dict[str, t.List[Binding]] = {}
+        if not any(network.routed for network in self.inventory.networks.values()):
+            return found
+        for item in (self.snapshot.data.get("docker") or {}).get("containers") or ():
+            for port in item.get("Ports") or ():
+                if port.get("IP") and not port.get("PublicPort") and port.get("PrivatePort"):
+                    number, address = int(port["PrivatePort"]), str(port["IP"])
+                    binding = Binding(str(port.get("Type") or "tcp"), number, number, address, False)
+                    found.setdefault(str(item.get("Id")), []).append(binding)
+        return found
 
     def bridge_netfilter(self, family: str) -> t.Optional[bool]:
         """Whether packets between containers of one bridge pass iptables; None if it is not known."""
@@ -440,7 +459,16 @@ class Family:
                     somewhere = led or (own[0] if own else None)
                     proxied = (binding.protocol, binding.host_port) in proxies
                     found.append(Published(container, binding, self.name, somewhere, led is not None, proxied))
+            place = next((item for item in own if self.name in self._modes(item)), None)
+            for binding in self.survey.routed_ports.get(container.id, ()) if place is not None else ():
+                if binding.serves(self.name):
+                    found.append(Published(container, binding, self.name, place, False, False, routed=True))
         return found
+
+    def _modes(self, endpoint: Endpoint) -> t.FrozenSet[str]:
+        """The families in which ports are reached at the endpoint's own address."""
+        network = self.survey.inventory.network_of(endpoint.container, endpoint.network)
+        return network.routed if network is not None else frozenset()
 
     def _dnat_endpoint(self, binding: Binding, own: t.Sequence[Endpoint]) -> t.Optional[Endpoint]:
         numbers = {endpoint.number: endpoint for endpoint in own}

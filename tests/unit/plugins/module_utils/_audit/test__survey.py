@@ -16,6 +16,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4,
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
 from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     Box,
+    Net,
     captured,
     edited,
     host,
@@ -170,3 +171,19 @@ def test_the_mark_of_packets_that_others_mark_is_not_known(table: str, chain: st
     (flow,) = family.inbound(family.published[0])
     assert flow.mark == (0 if known else None)
     assert family.let_in(family.published[0])[1] == (() if known else ("the packet's mark",))
+
+
+def test_ports_that_are_reached_at_the_container_s_own_address() -> None:
+    """Gateway mode routed: the engine lists them without a host port, and with an address."""
+    boxes = (Box("a", "8080:80", "81", network="r"), Box("b", "9000:80"))
+    whole = survey(host("28.5", boxes, networks=[Net("r", gateway_mode="routed")]))
+    family = whole.family(IPV4)
+    routed, other = family.published
+    assert (routed.container.name, routed.text, routed.routed, routed.dnat) == ("a", "80/tcp", True, False)
+    assert (other.container.name, other.text, other.routed, other.dnat) == ("b", "9000->80/tcp", False, True)
+    (flow,) = family.inbound(routed)
+    assert routed.endpoint is not None
+    assert flow.address == flow.original[1] == ((routed.endpoint.number, routed.endpoint.number),)
+    assert (flow.states, flow.original_ports[1]) == (frozenset(("NEW",)), (80, 80))
+    assert family.let_in(routed) == (((0, 2**32 - 1),), ())
+    assert not [item for item in whole.family(IPV6).published if item.routed]
