@@ -58,7 +58,7 @@ class Settings(t.NamedTuple):
     outside_interfaces: t.Tuple[str, ...] = ()
     foreign_rules: str = "keep"
     guard: bool = True
-    ipset_threshold: int = 0
+    ipset_threshold: int = 100
 
     @classmethod
     def from_options(cls, options: t.Mapping[str, t.Any]) -> Settings:
@@ -113,13 +113,14 @@ NOTHING = Wanted({}, {}, {}, (), (), {})
 def parse_policies(options: t.Iterable[t.Mapping[str, t.Any]], ipset_threshold: int) -> t.List[Policy]:
     """The policies of a list of options.
 
+    :param ipset_threshold: of the policies that say none of their own, as one that docker_user_rule stored may.
     :raises PolicyError: one is wrong (the sentence begins with its place in the list), or two have one name.
     """
     found: t.Dict[str, int] = {}
     policies: t.List[Policy] = []
     for index, given in enumerate(options):
         try:
-            policy = Policy.from_options(dict(given, ipset_threshold=ipset_threshold))
+            policy = Policy.from_options({"ipset_threshold": ipset_threshold, **given})
         except PolicyError as error:
             raise PolicyError("rules[%d] (%s): %s" % (index, given.get("name"), error)) from error
         if policy.name in found:

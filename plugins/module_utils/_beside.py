@@ -90,8 +90,11 @@ class Beside(Companion):
 
     def finish(self) -> None:
         wanted, keep = self._wanted()
-        # The store last: if this stops here, the follower brings back what is stored, as if nothing had happened.
-        self._ipset.finish({*wanted, *keep})
-        if self._pending is not None:
-            self._pending.commit()
-            self.stored = True
+        try:
+            # The store last: if this is killed here, the follower brings back what is stored, as if nothing happened.
+            self._ipset.finish({*wanted, *keep})
+        finally:
+            # The rules are in the kernel, whatever becomes of sets that nobody asks any more.
+            if self._pending is not None:
+                self._pending.commit()
+                self.stored = True

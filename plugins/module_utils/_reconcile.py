@@ -105,10 +105,7 @@ def bring(
     def wanted_in(state: State) -> Wanted:
         if job.settings is None:
             return NOTHING
-        # Before Docker has ever run here, it may come to use either family.
-        dnat[0] = _docker_uses_ip6(state) or (
-            job.inventory is None and (True if job.ip6_dnat is None else job.ip6_dnat)
-        )
+        dnat[0] = _docker_uses_ip6(state) or _unknown(job, state) or (job.inventory is None and bool(job.ip6_dnat))
         if dnat[0] not in compiled:
             if not routes:
                 routes.append(job.bridge_routes() if any(item.destination is not None for item in job.policies) else ())
@@ -121,11 +118,11 @@ def bring(
         unread.update(state.unreadable)
         plans: t.Dict[str, Plan] = {}
         for family in sorted({*state.tables, *(name for name, rules in wanted.rules.items() if rules)}):
-            if family in state.unreadable and wanted.rules.get(family):
+            if family == IPV6 and family not in state.tables and not _needs_ip6(job):
+                continue
+            if family in state.unreadable:
                 raise FirewallError(state.unreadable[family])
             if family not in state.tables:
-                if family == IPV6 and not _needs_ip6(job):
-                    continue
                 raise FirewallError(
                     "%s is not installed, and a policy has %s addresses: install it, or write ip_version: ipv4."
                     % ("ip6tables" if family == IPV6 else "iptables", _FAMILY_TEXTS[family])
@@ -136,8 +133,7 @@ def bring(
                 continue
             if job.settings.guard and mangle is None:
                 unguarded.add(family)
-            unknown = job.inventory is None and job.ip6_dnat is None
-            plans[family] = plan_chain(table, mangle, wanted, job.settings, family, unknown)
+            plans[family] = plan_chain(table, mangle, wanted, job.settings, family, _unknown(job, state))
         return plans
 
     def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
@@ -162,9 +158,16 @@ def _docker_uses_ip6(state: State) -> bool:
     return IPV6 in state.tables and docker_manages(state.tables[IPV6])
 
 
+def _unknown(job: Job, state: State) -> bool:
+    """True if nothing tells which families Docker uses: before it has ever run here, it may come to use either."""
+    return job.inventory is None and job.ip6_dnat is None and not docker_manages(state.tables[IPV4])
+
+
 def _needs_ip6(job: Job) -> bool:
-    """True if a policy asked for IPv6; where it was only assumed, a host without ip6tables has nothing to guard."""
-    return any(policy.ip_version in (IPV6, "both") or _names_ip6(policy) for policy in job.policies)
+    """True if a policy has IPv6; where it was only assumed, a host without ip6tables has nothing to guard."""
+    return job.inventory is not None or any(
+        policy.ip_version in (IPV6, "both") or _names_ip6(policy) for policy in job.policies
+    )
 
 
 def _names_ip6(policy: Policy) -> bool:

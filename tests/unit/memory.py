@@ -65,6 +65,7 @@ class Host:
         self.before_sets: t.List[t.Callable[[], None]] = []
         self.refuse_sets = ""
         self.incompatible: t.Set[str] = set()
+        self.native_mangle: t.Set[str] = set()
         self.broken: t.Dict[str, str] = {}
         self.nft_tables = "table ip filter\ntable ip6 filter\n"
         self.read_only = False
@@ -84,6 +85,12 @@ class Host:
 
     def saved(self) -> t.Dict[t.Tuple[str, str], str]:
         return {key: kernel.save() for key, kernel in self.tables.items()}
+
+    def everything(self) -> t.Dict[str, t.Any]:
+        """All that the kernel holds."""
+        found: t.Dict[str, t.Any] = {"%s %s" % key: text for key, text in self.saved().items()}
+        found.update({"mangle " + command: kernel.save() for command, kernel in self.mangle.items()})
+        return {**found, "sets": self.members()}
 
     def find(self, program: str) -> t.Optional[str]:
         return "/usr/sbin/" + program if program in self.programs else None
@@ -122,6 +129,8 @@ class Host:
             if command in self.broken:
                 return 1, "", self.broken[command]
             if args[2] == "mangle":
+                if command in self.native_mangle:
+                    return 0, INCOMPATIBLE.replace("filter", "mangle"), ""
                 return 0, self.mangle[command].save(), ""
             if command in self.incompatible:
                 return 0, INCOMPATIBLE, ""
@@ -155,7 +164,6 @@ class Host:
             self.after_commit.pop(0)()
         return 0, "", ""
 
-
     # Sets (kernel-facts 7)
 
     def members(self) -> t.Dict[str, t.List[str]]:
@@ -183,7 +191,8 @@ class Host:
     def _header(self, name: str) -> str:
         found = self.sets[name]
         return (
-            "Name: %s\nType: %s\nRevision: 7\nHeader: family %s hashsize 64 maxelem %d bucketsize 12 initval 0x60cc629b\n"
+            "Name: %s\nType: %s\nRevision: 7\n"
+            "Header: family %s hashsize 64 maxelem %d bucketsize 12 initval 0x60cc629b\n"
             "Size in memory: 3630576\nReferences: %d\nNumber of entries: %d\n"
             % (name, found.kind, found.family, found.most, self.references(name), len(found.elements))
         )

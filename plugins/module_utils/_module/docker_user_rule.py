@@ -49,7 +49,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     conflict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule
-from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, Stored, without_defaults
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Json, Store, Stored, without_defaults
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -81,6 +81,8 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
     options = module.params
     policy = None if options["state"] == "absent" else Policy.from_options(options)
     name = check_name(str(options["name"]))
+    kept = store.read()
+    settings = None if kept is None else kept.settings
     docker = host.docker() if policy is not None and policy.needs_docker else None
     compiled: t.Dict[bool, Compiled] = {}
     unread: t.Set[str] = set()
@@ -108,7 +110,7 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
             block = with_policy(state.tables[family].chains.get(DOCKER_USER), name, rules.get(family, ()))
             asked.update(used for rule in block for used in sets_of(rule))
             mine = rules.get(family, ())
-            plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]))
+            plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]), settings)
             if plans[family].unreachable:
                 dead.update(plans[family].unreachable)
             guarded = bool(rules.get(family)) or _has_managed(state, family)
@@ -158,10 +160,12 @@ def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]])
         return None
     policies = [policy for policy in found.policies if policy.get("name") != name]
     if options is not None:
-        spec = dict(argument_spec())
-        for other in ("state", "baseline", "drop_connections"):
-            del spec[other]
-        policies.append(without_defaults(options, spec))
+        mine = {"name": name, **without_defaults(options, policy_spec())}
+        # A threshold of its own is kept only where it is another one than the chain's.
+        threshold = argument_spec()["ipset_threshold"]["default"]
+        if options["ipset_threshold"] != found.settings.get("ipset_threshold", threshold):
+            mine["ipset_threshold"] = options["ipset_threshold"]
+        policies.append(mine)
     return found._replace(policies=tuple(sorted(policies, key=lambda policy: str(policy.get("name")))))
 
 
@@ -194,8 +198,12 @@ def _plan_family(
     rules: t.Sequence[Rule],
     block: t.Sequence[Rule],
     baseline: bool,
+    settings: t.Optional[Json],
 ) -> Plan:
-    """The plan that puts the policy's rules among those of the other policies."""
+    """The plan that puts the policy's rules among those of the other policies.
+
+    :param settings: those of the whole chain; None where they are not stored.
+    """
     table = state.tables[family]
     chain = table.chains.get(DOCKER_USER)
     if policy is not None:
@@ -203,21 +211,26 @@ def _plan_family(
         if found is not None:
             raise PolicyError(found)
     present = chain is not None and any(is_established(rule) for rule in chain.rules)
+    wanted = baseline and policy is not None and (settings is None or settings.get("established") != "omit")
     return plan(
         table,
         block,
-        established=bool(block) and (present or (baseline and policy is not None)),
+        # Where it is stored that there is a baseline, the last policy does not take it along.
+        established=(present and settings is not None) or (bool(block) and (present or wanted)),
         add_return=bool(rules) and baseline,
         family=family,
-        established_target=_established_target(chain),
-        own=_own_chains(state, family, block),
+        established_target=_established_target(chain, settings),
+        own=_own_chains(state, family, block, settings),
     )
 
 
-def _own_chains(state: State, family: str, block: t.Sequence[Rule]) -> t.Sequence[OwnChain]:
+def _own_chains(state: State, family: str, block: t.Sequence[Rule], settings: t.Optional[Json]) -> t.Sequence[OwnChain]:
     """The guard, where there is one, as it is with these policies."""
     mangle = state.mangle.get(family)
-    if mangle is None or GUARD_CHAIN not in mangle.chains:
+    # One that has nothing to deny is not there: the other family's, or the store, tells that it is wanted.
+    guarded = settings is not None and bool(settings.get("guard", True))
+    guarded = guarded or any(GUARD_CHAIN in table.chains for table in state.mangle.values())
+    if mangle is None or not guarded:
         return ()
     # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
     from ansible_collections.quaywall.docker.plugins.module_utils._guard import own_chains_beside
@@ -225,8 +238,10 @@ def _own_chains(state: State, family: str, block: t.Sequence[Rule]) -> t.Sequenc
     return own_chains_beside(state.tables[family], mangle, block, family)
 
 
-def _established_target(chain: t.Optional[Chain]) -> str:
+def _established_target(chain: t.Optional[Chain], settings: t.Optional[Json]) -> str:
     """What the first rule does with replies: what docker_user_chain was told stays as it is."""
+    if settings is not None and settings.get("established") == "return":
+        return "RETURN"
     for rule in () if chain is None else chain.rules:
         if is_established(rule) and rule.target == "RETURN":
             return "RETURN"
