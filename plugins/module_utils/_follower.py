@@ -370,8 +370,10 @@ class Known:
         elif event.action in ("connect", "create"):
             networks[event.network] = None
             if event.action == "connect":
-                self._joining[event.container] = self._clock()
-                if _by_id(self.inventory, event.container) is None:
+                known = _by_id(self.inventory, event.container)
+                if known is None or not known.running:
+                    self._joining[event.container] = self._clock()
+                if known is None:
                     self._new(event.container, event.container[:12], {})
                     self.unsure = True
 
