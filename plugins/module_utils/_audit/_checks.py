@@ -35,6 +35,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._denies imp
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import (
     SEVERITIES,
     Finding,
+    listed,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._order import (
     jump_missing,
@@ -104,7 +105,27 @@ def audit(snapshot: Snapshot, names: t.Optional[t.Collection[str]] = None) -> t.
     """The findings of the checks named (default: all), the most severe first, then by check and place."""
     survey = Survey(snapshot)
     found = [finding for name, check in CHECKS.items() if names is None or name in names for finding in check(survey)]
-    return sorted(found, key=_order)
+    return _told_apart(sorted(found, key=_order))
+
+
+def _told_apart(found: t.List[Finding]) -> t.List[Finding]:
+    """Fixes that delete the same rule say so: whichever comes second finds nothing to delete."""
+    deleting: t.Dict[t.Tuple[str, ...], t.Dict[int, None]] = {}
+    for index, finding in enumerate(found):
+        for task in finding.fix.tasks if finding.fix is not None else ():
+            words = task.get("ansible.builtin.command", {}).get("argv", ())
+            if "-D" in words:
+                deleting.setdefault(tuple(words), {})[index] = None
+    others: t.Dict[int, t.Dict[str, None]] = {}
+    for indexes in deleting.values():
+        for index in indexes if len(indexes) > 1 else ():
+            others.setdefault(index, {}).update((found[other].check, None) for other in indexes if other != index)
+    for index, checks in others.items():
+        fix = found[index].fix
+        if fix is not None:
+            text = "The fix of %s deletes the same rule: do one of them, then judge again." % listed(list(checks))
+            found[index] = found[index]._replace(fix=fix._replace(description="%s %s" % (fix.description, text)))
+    return found
 
 
 def _order(finding: Finding) -> t.Tuple[t.Any, ...]:

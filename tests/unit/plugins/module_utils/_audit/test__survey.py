@@ -147,7 +147,7 @@ def test_ways_in_are_those_that_rules_tell_apart() -> None:
 
 @pytest.mark.parametrize("missing", ["docker", "iptables", "interfaces", "routes", "sysctls", "nft", "proxies"])
 def test_a_hole_leaves_an_answer(missing: str) -> None:
-    found = survey(edited(small("-p tcp -m tcp --dport 8080 -j DROP").survey.snapshot.data, **{missing: None}))
+    found = survey(edited(dict(small("-p tcp -m tcp --dport 8080 -j DROP").survey.snapshot.data), **{missing: None}))
     for family in found.families:
         assert family.denials is not None
         assert found.outside
