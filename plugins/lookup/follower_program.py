@@ -4,18 +4,6 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import io
-import os
-import tempfile
-import typing as t
-import zipfile
-
-from ansible import constants
-from ansible.errors import AnsibleLookupError
-from ansible.plugins.lookup import LookupBase
-
 DOCUMENTATION = r"""
 name: follower_program
 short_description: Make the program that keeps rules on the containers' present addresses
@@ -49,6 +37,18 @@ _raw:
   elements: path
 """
 
+import ast
+import hashlib
+import io
+import os
+import tempfile
+import typing as t
+import zipfile
+
+from ansible import constants
+from ansible.errors import AnsibleLookupError
+from ansible.plugins.lookup import LookupBase
+
 PACKAGE = "ansible_collections.quaywall.docker.plugins.module_utils"
 START = "_follower"
 """The module whose main() the program runs."""
@@ -59,7 +59,7 @@ import sys
 
 from %s import %s
 
-sys.exit(%s.main(sys.argv[1:]))
+raise SystemExit(%s.main(sys.argv[1:]))
 """ % (PACKAGE, START, START)
 
 

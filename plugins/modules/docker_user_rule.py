@@ -79,7 +79,8 @@ requirements:
   - Docker SDK for Python 5.0.3 or newer, for O(container), O(labels) and O(network)
 notes:
   - Established connections pass before any policy is asked. A new policy cuts connections that are open only with
-    O(drop_connections). With O(baseline=false) and no such rule in the chain, replies to a container's own connections meet them too.
+    O(drop_connections). With O(baseline=false) and no such rule in the chain, replies to a container's own connections
+    meet them too.
   - Where the role P(quaywall.docker.firewall_baseline#role) keeps the policies of this host, the policy is stored
     there too, and its follower looks addresses up from then on. Where there is a guard, it repeats what the policy
     denies.
@@ -221,7 +222,7 @@ chains:
         - The guard, which repeats the denies in C(mangle) where M(quaywall.docker.docker_user_chain) has made one.
           Lists V(before) and V(after) as above, empty where there is none.
       type: dict
-        sample: {before: [], after: []}
+      sample: {before: [], after: []}
 """
 
 import atexit

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+import importlib.util
 import os
 import subprocess
 import sys
@@ -17,9 +18,7 @@ from pathlib import Path
 
 import pytest
 
-try:
-    import ansible.plugins.lookup  # noqa: F401
-except ImportError:
+if importlib.util.find_spec("ansible.plugins") is None:
     # Older Pythons have ansible.module_utils only. A lookup needs hardly more than a place to stand, and what it makes
     # is for just these Pythons.
     for _name, _attributes in (
