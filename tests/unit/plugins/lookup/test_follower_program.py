@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import io
 import importlib.util
+import io
 import os
 import subprocess
 import sys
