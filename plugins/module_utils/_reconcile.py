@@ -42,10 +42,14 @@ if t.TYPE_CHECKING:
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 
 
+class Outdated(Exception):
+    """What the job says was stored anew before its turn came."""
+
+
 class Job(t.NamedTuple):
     """What the chain is to be; ``settings`` is None where all of ours is to go.
 
-    ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
+    ``current`` says, under the lock, whether the job still says what is stored. ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
     whether Docker manages ip6tables too.
     """
 
@@ -56,6 +60,7 @@ class Job(t.NamedTuple):
     bridge_routes: t.Callable[[], t.Sequence[BridgeRoute]]
     wait: bool
     ip6_dnat: t.Optional[bool] = None
+    current: t.Callable[[], bool] = lambda: True
 
 
 class Result(t.NamedTuple):
@@ -95,6 +100,7 @@ def bring(
     :raises FirewallError: the kernel cannot be read or written; nothing is half done.
     :raises PolicyError: a policy cannot be put into rules.
     :raises StoreError: the policies cannot be stored; the kernel is as it was.
+    :raises Outdated: the job is not what is stored any more; the kernel is as it was.
     """
     compiled: t.Dict[bool, Wanted] = {}
     unread: t.Dict[str, str] = {}
@@ -113,6 +119,8 @@ def bring(
         return compiled[dnat[0]]
 
     def planner(state: State) -> t.Dict[str, Plan]:
+        if not job.current():
+            raise Outdated
         wanted = wanted_in(state)
         unread.clear()
         unread.update(state.unreadable)
@@ -194,12 +202,30 @@ class Reconciler:
         self._ipset = ipset
         self._store = store
         self._variants: t.Mapping[str, str] = {}
+        self._version: t.Optional[t.Tuple[int, int, int]] = None
+        self._policies: t.Optional[t.Tuple[Settings, t.Sequence[Policy]]] = None
         #: Whether Docker manages ip6tables too, as it was at the last run; None before the first.
         self.ip6_dnat: t.Optional[bool] = None
 
     def legacy(self) -> bool:
         """True if the chain is in the legacy variant, of whose changes nobody is told."""
         return LEGACY in self._variants.values()
+
+    def _stored_policies(self) -> t.Optional[t.Tuple[Settings, t.Sequence[Policy]]]:
+        """The settings and the policies; they are read again only if they were stored anew, as there may be many."""
+        version = self._store.version()
+        if version is None or self._policies is None or version != self._version:
+            self._policies = None
+            stored = self._store.read()
+            if stored is None:
+                return None
+            try:
+                settings = Settings.from_options(stored.settings)
+                self._policies = settings, parse_policies(stored.policies, settings.ipset_threshold)
+            except (PolicyError, KeyError, TypeError, ValueError) as error:
+                raise StoreError("%s: %s" % (self._store.path, error)) from error
+            self._version = version
+        return self._policies
 
     def run(
         self,
@@ -215,17 +241,21 @@ class Reconciler:
         :raises FirewallError: the kernel cannot be read or written.
         :raises StoreError: the stored policies cannot be read, or are wrong.
         """
-        stored = self._store.read()
-        if stored is None:
+        wanted = self._stored_policies()
+        if wanted is None:
             return Outcome(False, (), {}, ("There are no stored policies on this host (%s)." % self._store.path,))
-        try:
-            settings = Settings.from_options(stored.settings)
-            policies = parse_policies(stored.policies, settings.ipset_threshold)
-        except (PolicyError, KeyError, TypeError, ValueError) as error:
-            raise StoreError("%s: %s" % (self._store.path, error)) from error
-        job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat)
+        settings, policies = wanted
+        version = self._version
+
+        def current() -> bool:
+            return self._store.version() == version
+
+        job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat, current)
         try:
             result = bring(self._firewall, self._ipset, job, dry, quick=True)
+        except Outdated:
+            # A playbook came first. Who stores anew is done soon.
+            return self.run(inventory, bindings, dry, ip6_dnat)
         except PolicyError as error:
             raise StoreError("%s: %s" % (self._store.path, error)) from error
         self._variants = {family: change.variant for family, change in result.changes.items()}

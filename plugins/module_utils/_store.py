@@ -85,6 +85,14 @@ class Store:
         self.path = os.path.join(directory, "policies.json")
         self._inventory = os.path.join(state_directory, "inventory.json")
 
+    def version(self) -> t.Optional[t.Tuple[int, int, int]]:
+        """What differs whenever the policies were stored anew; None if there are none."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def exists(self) -> bool:
         return os.path.exists(self.path)
 
