@@ -49,8 +49,8 @@ class Outdated(Exception):
 class Job(t.NamedTuple):
     """What the chain is to be; ``settings`` is None where all of ours is to go.
 
-    ``current`` says, under the lock, whether the job still says what is stored. ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
-    whether Docker manages ip6tables too.
+    ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
+    whether Docker manages ip6tables too. ``current`` says, under the lock, whether this still is what is stored.
     """
 
     settings: t.Optional[Settings]
