@@ -80,6 +80,10 @@ class Settings(t.NamedTuple):
             interface_name(name, "outside_interfaces[%d]" % index)
             for index, name in enumerate(made.outside_interfaces or ())
         )
+        if made.ipset_threshold < 0:
+            raise PolicyError(
+                "ipset_threshold %d is negative: write a number of sources, or 0 for no ipset." % made.ipset_threshold
+            )
         if interfaces and made.default != "drop":
             raise PolicyError(
                 "outside_interfaces says what default: drop is for, but default is %s: leave it out." % made.default
@@ -120,6 +124,8 @@ def parse_policies(options: t.Iterable[t.Mapping[str, t.Any]], ipset_threshold: 
     policies: t.List[Policy] = []
     for index, given in enumerate(options):
         try:
+            if given.get("name") is None:
+                raise PolicyError("It has no name: give it one, 1 to 64 letters, digits, dots, underscores and dashes.")
             policy = Policy.from_options({"ipset_threshold": ipset_threshold, **given})
         except PolicyError as error:
             raise PolicyError("rules[%d] (%s): %s" % (index, given.get("name"), error)) from error
@@ -192,9 +198,12 @@ def plan_chain(
 
     :param mangle: the table of the guard; None if it cannot be read, and then it is left alone.
     :param unknown: nothing is known of Docker on this host yet, so that it may come to use either family.
+    :raises PolicyError: a rule of others is to be removed, and cannot be named to iptables-restore.
     """
     bridges = wanted.bridges.get(family, ())
     default = default_rules(bridges, settings.outside_interfaces) if settings.default == "drop" else []
+    if settings.foreign_rules == "remove":
+        _check_removable(table, family)
     block = _in_order(wanted.rules.get(family, ()))
     if default:
         block.append(DEFAULT_RULE)
@@ -215,6 +224,18 @@ def plan_chain(
         need_chain=uses,
         lift_jump=uses,
     )
+
+
+def _check_removable(table: Table, family: str) -> None:
+    """Refuse to remove rules whose comments hold line breaks: a line of ours would end there, and another one begin."""
+    chain = table.chains.get(DOCKER_USER)
+    for number, rule in enumerate(chain.rules if chain is not None else (), 1):
+        if "\n" in rule.render():
+            raise PolicyError(
+                "foreign_rules: remove cannot remove rule %d of DOCKER-USER, as its comment holds a line break: take "
+                "it out with `%s -D DOCKER-USER %d`, then run again."
+                % (number, "ip6tables" if family == IPV6 else "iptables", number)
+            )
 
 
 def _in_order(rules: t.Sequence[Rule]) -> t.List[Rule]:

@@ -85,7 +85,7 @@ class Plan(t.NamedTuple):
     """What one transaction does to one family's filter table, and what one does to its mangle table before.
 
     ``before`` and ``after`` are the chain's rules; ``create_chain`` and ``add_jump`` say whether DOCKER-USER is made
-    and whether FORWARD gets its jump at the top, ``lift_jump`` that it loses the one further down for it.
+    and whether FORWARD gets its jump at the top, ``lift_jump`` the place (from 1) of the one that it loses for it or 0.
     ``unreachable`` are foreign rules behind an unconditional RETURN. ``own`` are the chains that are ours alone.
     """
 
@@ -95,7 +95,7 @@ class Plan(t.NamedTuple):
     create_chain: bool
     add_jump: bool
     unreachable: t.Tuple[str, ...]
-    lift_jump: bool = False
+    lift_jump: int = 0
     own: t.Tuple[OwnChain, ...] = ()
 
     @property
@@ -138,8 +138,10 @@ class Plan(t.NamedTuple):
             if spec in deleted:
                 deleted.remove(spec)
                 lines.append(_line(Insert(index + 1, spec)))
-        if self.add_jump:
+        if self.add_jump or self.lift_jump:
             lines.append("-D %s -j %s" % (FORWARD, DOCKER_USER))
+        if self.lift_jump:
+            lines.append("-I %s %d -j %s" % (FORWARD, self.lift_jump, DOCKER_USER))
         if self.create_chain:
             lines.append("-X %s" % DOCKER_USER)
         back = [chain.reverse() for chain in self._own(FILTER)]
@@ -354,7 +356,7 @@ def plan(
     if keep_foreign and after and is_bare_return(after[-1]) and not any(map(is_bare_return, before.rules)):
         # Appended: at a number it could come to stand in front of a rule that somebody else just wrote, and kill that.
         operations.append(Append(after[-1].render()))
-    jump = forward is not None and any(is_jump(rule) for rule in forward.rules)
+    jump = 1 + next((index for index, rule in enumerate(forward.rules if forward else ()) if is_jump(rule)), -1)
     return Plan(
         before=tuple(rule.render() for rule in before.rules),
         after=tuple(rule.render() for rule in after),
@@ -362,7 +364,7 @@ def plan(
         create_chain=chain is None and (need_chain or bool(after)),
         add_jump=not jump and (need_chain or bool(managed)),
         unreachable=tuple(rule.render() for rule in unreachable(after)),
-        lift_jump=lift_jump and jump and not jump_is_first(table),
+        lift_jump=jump if lift_jump and jump > 1 else 0,
         own=tuple(own),
     )
 
