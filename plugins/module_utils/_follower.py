@@ -487,6 +487,7 @@ class Follower:
     :param own: process IDs of ours, whose changes are no news.
     :param ready: called once, after the first run.
     :param listen: opens the listener for changes by others.
+    :param may_ask: False while asking would start a Docker that somebody stopped.
     """
 
     def __init__(
@@ -500,6 +501,7 @@ class Follower:
         ready: t.Callable[[], None] = lambda: None,
         listen: t.Callable[[], Listener] = Listener,
         clock: t.Callable[[], float] = time.monotonic,
+        may_ask: t.Callable[[], bool] = lambda: True,
     ) -> None:
         self._reconciler = reconciler
         self._known = known
@@ -510,6 +512,7 @@ class Follower:
         self._ready = ready
         self._listen = listen
         self._clock = clock
+        self._may_ask = may_ask
         self._listener: t.Optional[Listener] = None
         self._deaf = False
         self._stopping = False
@@ -666,6 +669,10 @@ class Follower:
     def _settle(self) -> None:
         """Some time after the last event."""
         self._look_at = self._events_since = None
+        if self._known.docker is not None and not self._may_ask():
+            # It is about to stop. What asks it now, systemd takes for a wish to have it started.
+            self._look_at = self._clock() + UNSETTLED
+            return
         if self._look() and self._docker_at is None:
             self._docker_at = self._clock()
         self._known.ask_for_the_rest()
@@ -872,7 +879,14 @@ def _follow(store: Store, reconciler: Reconciler, processes: Processes, journal:
     watcher = Watcher(_connect, mailbox, lambda: may_ask_docker(processes))
     known = Known(store, journal, watcher.inspect)
     follower = Follower(
-        reconciler, known, watcher, mailbox, journal, processes.own, lambda: notify("READY=1\nSTATUS=Following Docker")
+        reconciler,
+        known,
+        watcher,
+        mailbox,
+        journal,
+        processes.own,
+        lambda: notify("READY=1\nSTATUS=Following Docker"),
+        may_ask=lambda: may_ask_docker(processes),
     )
     with _signals(follower, mailbox):
         with contextlib.suppress(Stop):

@@ -785,6 +785,24 @@ def test_what_waits_and_what_warns_is_said_when_it_is_new(make_bench: t.Callable
     assert bench.journal.lines == lines
 
 
+def test_a_docker_that_is_about_to_stop_is_not_asked(make_bench: t.Callable[..., Bench], docker: Docker) -> None:
+    """Its containers end, and a look at what is left would have systemd start it again."""
+    bench = make_bench(connected(docker))
+    bench.first()
+    may = [False]
+    bench.follower._may_ask = lambda: may[0]
+    docker.asked.clear()
+    bench.happens(event("die", A))
+    bench.rest()
+    assert docker.asked == []
+    bench.happens(Lost("Docker is stopped, and asking its socket would start it."))
+    bench.rest()
+    assert bench.due() is None
+    may[0] = True
+    bench.happens(connected(docker))
+    assert docker.asked == ["all"]
+
+
 def test_events_that_never_pause_do_not_keep_it_from_looking(
     make_bench: t.Callable[..., Bench], docker: Docker
 ) -> None:
