@@ -36,6 +36,7 @@ importlib.import_module(sys.argv[1]).main()
 
 _PLACES: t.Final = {
     "docker_user_rule": "ansible_collections.quaywall.docker.plugins.modules.docker_user_rule",
+    "docker_user_chain": "ansible_collections.quaywall.docker.plugins.modules.docker_user_chain",
     "docker_fw_audit": "ansible_collections.quaywall.docker.plugins.modules.docker_fw_audit",
     "iptables": "ansible.modules.iptables",
 }
@@ -119,6 +120,11 @@ def iptables(host: Host, **options: t.Any) -> ModuleResult:
 def docker_user_rule(host: Host, check: bool = False, diff: bool = False, **options: t.Any) -> ModuleResult:
     """Run docker_user_rule on the host."""
     return _run(host, "docker_user_rule", check, diff, options)
+
+
+def docker_user_chain(host: Host, check: bool = False, diff: bool = False, **options: t.Any) -> ModuleResult:
+    """Run docker_user_chain on the host."""
+    return _run(host, "docker_user_chain", check, diff, options)
 
 
 def docker_fw_audit(host: Host, check: bool = False, **options: t.Any) -> ModuleResult:
