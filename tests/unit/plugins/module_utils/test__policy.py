@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import typing as t
 
 import pytest
@@ -28,6 +29,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     PolicyError,
     compile_policy,
     conflict,
+    first_conflict,
     shown,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, normalise, parse
@@ -950,6 +952,145 @@ def test_log_is_no_otherwise() -> None:
     _other, others = otherwise("second", "drop", log={})
     assert conflict(policy, rules, others) is None
     assert conflict(policy, rules, otherwise("second", "reject", log={})[1]) is not None
+
+
+_CONFLICT_TARGETS: t.Tuple[t.Dict[str, t.Any], ...] = (
+    {"container": "one"},
+    {"container": "two"},
+    {"container": "both"},
+    {"labels": {"tier": "web"}},
+    {"network": "bridge"},
+    {"network": "dual-net"},
+    {"destination": "172.17.0.2"},
+    {"destination": "172.17.0.0/29"},
+    {"destination": "172.31.0.7"},
+    {"destination": "fd00:31::2"},
+    {"destination": "fd00:31::/120"},
+    {"published_port": "9000"},
+    {"published_port": "9000:9001"},
+    {"published_port": "9001", "published_address": "192.0.2.1"},
+    {"published_port": "9001", "published_address": "192.0.2.2"},
+)
+_CONFLICT_INVENTORY = Inventory(
+    (
+        container("one", {"bridge": ("172.17.0.2",)}, labels={"tier": "web"}),
+        container("two", {"bridge": ("172.17.0.3",)}, labels={"tier": "web"}),
+        container("both", {"bridge": ("172.17.0.4",), "dual-net": ("172.31.0.2", "fd00:31::2")}),
+    ),
+    {network.name: network for network in NETWORKS},
+)
+_CONFLICT_BINDINGS = {
+    "one": (published(9000),),
+    "two": (published(9001, 80), published(9001, 81, "udp")),
+    "both": (published(9002, address="192.0.2.1"), published(9003, 8081)),
+}
+
+
+def _conflict_pool() -> t.List[t.Tuple[Policy, t.Dict[str, t.Tuple[Rule, ...]]]]:
+    chance = random.Random(20261123)
+    found = []
+    while len(found) < 400:
+        options: t.Dict[str, t.Any] = {
+            "name": "p%d" % len(found),
+            "source": ["203.0.113.10", "2001:db8::1"],
+            "action": chance.choice(("accept", "return", "drop")),
+            "otherwise": chance.choice(("drop", "reject", "return")),
+            "match": chance.choice((None, None, "address", "published_port")),
+            "same_network": chance.choice(("allow", "filter")),
+            "protocol": chance.choice(("tcp", "tcp", "udp", "all")),
+            "log": chance.choice((None, {})),
+            **chance.choice(_CONFLICT_TARGETS),
+        }
+        if options["otherwise"] == "return":
+            options["log"] = None if options["action"] != "drop" else options["log"]
+        if options["protocol"] != "all" and "published_port" not in options:
+            options["destination_port"] = chance.choice((None, ["8080"], ["80", "81"], ["8000:8100"]))
+        try:
+            policy = Policy.from_options(options)
+            routes = (BridgeRoute(ipaddress.ip_network("172.17.0.0/16"), "docker0"),)
+            made = compile_policy(policy, _CONFLICT_INVENTORY, lambda c: _CONFLICT_BINDINGS[c.name], routes, True)
+        except PolicyError:
+            continue
+        found.append((policy, dict(made.rules)))
+    return found
+
+
+_CONFLICT_POOL = _conflict_pool()
+
+
+@given(st.lists(st.integers(0, len(_CONFLICT_POOL) - 1), max_size=7, unique=True))
+def test_the_index_of_all_conflicts_finds_what_all_pairs_find(
+    numbers: t.List[int],
+) -> None:
+    found = [_CONFLICT_POOL[number] for number in numbers]
+    for family in (IPV4, IPV6):
+        rules = [rule for _policy, made in found for rule in made.get(family, ())]
+        pairs = [conflict(policy, made.get(family, ()), rules) for policy, made in found]
+        said = first_conflict(rules)
+        assert (said is None) == (not any(pairs))
+        if said is not None:
+            # What is told is a pair that disagrees.
+            named = {policy.name: (policy, made.get(family, ())) for policy, made in found}
+            (one, mine), (_two, others) = (named[said.split(" ")[index]] for index in (1, 3))
+            assert conflict(one, mine, others) is not None
+
+
+def test_the_pool_of_policies_has_conflicts_of_every_kind() -> None:
+    """Else the law above would prove nothing."""
+    kinds = set()
+    for one_policy, one_rules in _CONFLICT_POOL[:120]:
+        for two_policy, two_rules in _CONFLICT_POOL[120:240]:
+            if conflict(one_policy, one_rules.get(IPV4, ()), two_rules.get(IPV4, ())) is not None:
+                kinds.add(tuple(sorted((one_policy.target, two_policy.target))))
+    assert {
+        ("container", "container"), ("container", "labels"), ("container", "network"), ("container", "published_port"),
+        ("container", "destination"), ("destination", "network"), ("published_port", "published_port"),
+        ("destination", "destination"), ("labels", "published_port"),
+    } <= kinds  # fmt: skip
+
+
+# Long lists of sources -----------------------------------------------------------------------------------------------
+
+
+def test_sources_above_the_threshold_are_a_set() -> None:
+    given = {**EXAMPLE, "source": ["203.0.113.%d" % number for number in range(4)] + ["2001:db8::/32"]}
+    found = compiled({**given, "ipset_threshold": 3})
+    # Of `echo -n admin-ui | sha256sum`.
+    name = "quaywall-fd61a95cd67c5bb4-4"
+    assert dict(found.sets) == {name: frozenset("203.0.113.%d" % number for number in range(4))}
+    assert (
+        texts(found)[0]
+        == "-d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080 -m set --match-set %s src -j ACCEPT" % name
+    )
+    assert dict(compiled({**given, "ipset_threshold": 4}).sets) == {}
+    assert dict(compiled({**given, "ipset_threshold": 0}).sets) == {}
+    assert dict(compiled(given).sets) == {}
+
+
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "203.0.113.7/0"])
+def test_everybody_in_a_long_list_needs_no_set(everybody: str) -> None:
+    given = {**EXAMPLE, "source": ["203.0.113.1", "203.0.113.2", everybody], "ipset_threshold": 2}
+    found = compiled(given)
+    head = "-d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080 -j "
+    assert texts(found) == [head + "ACCEPT", head + "DROP"]
+    assert dict(found.sets) == {}
+
+
+def test_each_family_counts_its_own_sources() -> None:
+    given = {"container": "dual", "action": "accept", "source": ["203.0.113.1", "2001:db8::1", "2001:db8::/64", "::/1"]}
+    dual = container("dual", {"dual-net": ("172.31.0.2", "fd00:31::2")})
+    found = compiled({**given, "ipset_threshold": 2}, dual)
+    assert [name[-2:] for name in found.sets] == ["-6"]
+    assert set(*found.sets.values()) == {"2001:db8::1", "2001:db8::/64", "::/1"}
+    everybody = compiled({**given, "source": [*given["source"], "::/0"], "ipset_threshold": 2}, dual)
+    assert dict(everybody.sets) == {}
+
+
+def test_a_denied_set_spares_the_own_network() -> None:
+    given = {"action": "drop", "source": ["172.17.0.9", "203.0.113.2"], "in_interface": "docker+", "ipset_threshold": 1}
+    found = compiled({**given, "container": "admin"})
+    (rule,) = texts(found)
+    assert rule.startswith("! -s 172.17.0.0/16 -d 172.17.0.10/32 -i docker+ -p tcp -m set --match-set quaywall-")
 
 
 # Laws ----------------------------------------------------------------------------------------------------------------
