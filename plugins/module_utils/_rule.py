@@ -138,13 +138,17 @@ def address_text(address: t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address])
     return text
 
 
+_OCTETS = frozenset(map(str, range(256)))
+
+
 def network(value: str, family: str = IPV4) -> str:
     """An address or network with its prefix length and without host bits, as iptables prints C(-s) and C(-d)."""
-    if "/" not in value:
-        # The common case by far; ip_address is half the price of ip_network.
+    head, slash, mask = value.partition("/")
+    if (mask == "32" or not slash) and head.count(".") == 3 and _OCTETS.issuperset(head.split(".")):
+        return head + "/32"  # the common case by far
+    if not slash:
         address = ipaddress.ip_address(value)
         return "%s/%d" % (address_text(address), address.max_prefixlen)
-    head, _slash, mask = value.partition("/")
     if "." in mask:
         bits = int(ipaddress.IPv4Address(mask))
         rest = bits ^ 0xFFFFFFFF
@@ -489,33 +493,134 @@ def _is_option(word: str) -> bool:
     return len(word) > 1 and word[0] == "-" and (word[1].isalpha() or (word[1] == "-" and len(word) > 2))
 
 
+#: Between one option of a printed rule and the next, where neither has words that look like options.
+_UNITS = re.compile(r"(?<!!) (?=(?:! )?-(?:[A-Za-z]|-[^ ]))")
+
+
+class _Place:
+    """Where a parser is in a rule, which decides what options mean: in a match or target, and behind a protocol.
+
+    ``moves`` are the options met here so far: what each says, and where it leads.
+    """
+
+    __slots__ = ("context", "moves", "protocol")
+
+    def __init__(self, context: str, protocol: str) -> None:
+        self.context = context
+        self.protocol = protocol
+        self.moves: t.Dict[str, t.Tuple[Field, _Place]] = {}
+
+    def spec(self, option: str) -> t.Optional[FieldSpec]:
+        return FIELDS.get((self.context, option)) or FIELDS.get(("", option)) or FIELDS.get((self.protocol, option))
+
+
+class _Memory:
+    """What parsers of one family met: rules come again in each dump, options of theirs in each table."""
+
+    def __init__(self) -> None:
+        self.places: t.Dict[t.Tuple[str, str], _Place] = {("", ""): _Place("", "")}
+        self.start = self.places["", ""]
+        self.rules: t.Dict[str, Rule] = {}
+        self.size = 0
+
+    def place(self, context: str, protocol: str) -> _Place:
+        found = self.places.get((context, protocol))
+        if found is None:
+            found = self.places[context, protocol] = _Place(context, protocol)
+        return found
+
+
+#: Rules and options that are remembered before all are forgotten: a process that lives long meets ever new ones.
+_MOST_REMEMBERED = 65536
+_MEMORIES: t.Dict[str, _Memory] = {}
+
+
+def _memory(family: str) -> _Memory:
+    found = _MEMORIES.get(family)
+    if found is None or found.size > _MOST_REMEMBERED:
+        found = _MEMORIES[family] = _Memory()
+    return found
+
+
 class Parser:
-    """Parses rules of one family; fields that recur in a dump are made once."""
+    """Parses rules of one family; rules and fields that recur are made once."""
 
     def __init__(self, family: str = IPV4) -> None:
         self.family = family
-        self._known: t.Dict[t.Tuple[str, str], Field] = {}
+        self._memory = _memory(family)
 
     def parse(self, text: str, counters: t.Optional[t.Tuple[int, int]] = None) -> Rule:
         """The rule printed as ``text``, which is what follows C(-A CHAIN). Never fails: see :data:`OPAQUE`."""
+        memory = self._memory
+        rule = memory.rules.get(text)
+        if rule is None:
+            if memory.size > _MOST_REMEMBERED:
+                memory = self._memory = _memory(self.family)
+            fields = self._simple(text)
+            rule = self._any(text) if fields is None else Rule(fields)
+            memory.rules[text] = rule
+            memory.size += 1
+        return rule if counters is None else Rule(rule.fields, counters)
+
+    def _simple(self, text: str) -> t.Optional[t.Tuple[Field, ...]]:
+        """The fields of a rule whose options are all known and spelt as usual; None for any other."""
+        place = self._memory.start
+        fields: t.List[Field] = []
+        for unit in _UNITS.split(text):
+            move = place.moves.get(unit)
+            if move is None:
+                field = self._known_field(place, unit)
+                if field is None:
+                    return None
+                context, protocol = place.context, place.protocol
+                if field.name in ("match", "jump", "goto"):
+                    context = field.value
+                elif field.name == "protocol" and not field.negated:
+                    protocol = field.value
+                move = place.moves[unit] = (field, self._memory.place(context, protocol))
+                self._memory.size += 1
+            fields.append(move[0])
+            place = move[1]
+        return tuple(fields)
+
+    def _known_field(self, place: _Place, unit: str) -> t.Optional[Field]:
+        """The field of one option with its values, if it is in the table and nothing in its text needs a closer look.
+
+        What is taken here is read the same way whatever stands around it: quotes are closed in it, no blank is part of
+        a word without them, and the option has as many values as it takes.
+        """
+        head, quote_mark, quoted = unit.partition('"')
+        if quote_mark and (
+            head[-1:] != " " or quoted[-1:] != '"' or quoted.find('"') != len(quoted) - 1 or "\\" in quoted
+        ):
+            return None
+        words = head.split(" ")
+        if quote_mark:
+            words[-1] = '"' + quoted
+        negated = words[0] == "!"
+        spec = place.spec(words[1]) if negated and len(words) > 1 else place.spec(words[0])
+        if spec is None or "" in words or len(words) != spec.arity + (2 if negated else 1):
+            return None
+        field = self._field(spec, words, unit, negated)
+        return None if field.name == OPAQUE else field
+
+    def _any(self, text: str) -> Rule:
         words = text.split(" ") if '"' not in text else [match.group(0) for match in _WORD.finditer(text)]
         if '"' in text:
             # finditer keeps the blanks in front of each word: one of them separates, the others belong to the word.
             words = [word[1:] if index and word[0] == " " else word for index, word in enumerate(words)]
             if " ".join(words) != text:
-                return Rule((Field(OPAQUE, text, False, text),), counters)
+                return Rule((Field(OPAQUE, text, False, text),))
         fields: t.List[Field] = []
-        context = ""
-        protocol = ""
+        place = self._memory.start
         index, count = 0, len(words)
-        known = self._known
         while index < count:
             start = index
             negated = words[index] == "!"
             if negated and index + 1 < count:
                 index += 1
             option = words[index]
-            spec = FIELDS.get((context, option)) or FIELDS.get(("", option)) or FIELDS.get((protocol, option))
+            spec = place.spec(option)
             index += 1
             if spec is not None:
                 index += spec.arity
@@ -529,19 +634,15 @@ class Parser:
                 spec = None
             index = min(end, count)
             unit = words[start:index]
-            unit_text = " ".join(unit)
-            key = (spec.context if spec is not None else "?", unit_text)
-            field = known.get(key)
-            if field is None:
-                field = known[key] = self._field(spec, unit, unit_text, negated)
+            field = self._field(spec, unit, " ".join(unit), negated)
             fields.append(field)
             if field.name in ("match", "jump", "goto"):
-                context = field.value
+                place = self._memory.place(field.value, place.protocol)
             elif field.name == OPAQUE and option == "-m":
-                context = ""
+                place = self._memory.place("", place.protocol)
             elif field.name == "protocol" and not negated:
-                protocol = field.value
-        return Rule(tuple(fields), counters)
+                place = self._memory.place(place.context, field.value)
+        return Rule(tuple(fields))
 
     def _field(self, spec: t.Optional[FieldSpec], words: t.List[str], text: str, negated: bool) -> Field:
         value = " ".join(words[2:] if negated else words[1:])
