@@ -29,9 +29,10 @@ if t.TYPE_CHECKING:
 CONTAINER = "container"
 NETWORK = "network"
 
-#: Seconds between two attempts to reach Docker: the first, and the longest.
+#: Seconds between two attempts to reach Docker: the first, and the longest. A Docker that starts has its containers run
+#: before it answers, and what is allowed shall soon pass.
 FIRST_DELAY = 0.2
-LAST_DELAY = 5.0
+LAST_DELAY = 1.0
 #: A stream of events that ends sooner than this many seconds after it began counts as a failed attempt.
 SHORT_LIVED = 1.0
 #: One inspection may take as long as a container's start, and a hundred may be wanted at once.
@@ -203,7 +204,8 @@ class Watcher:
                     self._hear(item)
                 reason = "Docker ended its stream of events."
             except Exception as error:  # noqa: BLE001 -- whatever it is, the next attempt may go better
-                reason = str(error) or repr(error)
+                # The short sentence of DockerSilent is without advice for policies.
+                reason = str(getattr(error, "short", error)) or repr(error)
             if connected and time.monotonic() - began >= SHORT_LIVED:
                 # Perhaps it was only the stream that ended. Whether Docker answers, the next attempt tells.
                 delay = self._delays[0]

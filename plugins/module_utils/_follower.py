@@ -77,6 +77,8 @@ POLL = 1.0
 FIGHT_RUNS, FIGHT_WINDOW, FIGHT_POLL = 20, 60.0, 5.0
 #: After an error.
 RETRY_FIRST, RETRY_LAST = 0.2, 5.0
+#: When a warning that was said is said again.
+WARN_AGAIN = 3600.0
 #: How long a run that is under way may last after SIGTERM.
 GRACE = 2.0
 #: The longest that one answer of Docker may keep the loop waiting.
@@ -534,7 +536,7 @@ class Follower:
         self._tired_until = float("-inf")
         self._complaints: t.Set[str] = set()
         self._waiting: t.Dict[str, str] = {}
-        self._warnings: t.FrozenSet[str] = frozenset()
+        self._warned: t.Dict[str, float] = {}
 
     # From outside: these may be called by another thread or by a signal's handler
 
@@ -757,10 +759,13 @@ class Follower:
             if self._waiting.get(name, "").partition(";")[0] != reason.partition(";")[0]:
                 self._journal.say("policy %s waits: %s" % (name, reason), NOTICE)
         self._waiting = dict(outcome.waiting)
+        now = self._clock()
+        self._warned = {warning: at for warning, at in self._warned.items() if now - at < WARN_AGAIN}
         for warning in outcome.warnings:
-            if warning not in self._warnings:
+            # Many come and go with each restart of a container.
+            if warning not in self._warned:
+                self._warned[warning] = now
                 self._journal.say(warning, WARNING)
-        self._warnings = frozenset(outcome.warnings)
 
     def _complain(self, subject: str, text: str) -> None:
         """Say what goes wrong, once for as long as it goes wrong in the same way."""

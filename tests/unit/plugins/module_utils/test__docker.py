@@ -12,12 +12,16 @@ import typing as t
 
 import pytest
 
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerSilent
+from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerGone, DockerSilent
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
 
 
 class ApiError(Exception):
     explanation = "This node is not a swarm manager."
+
+
+class NotFound(ApiError):
+    explanation = "No such thing"
 
 
 class Client:
@@ -49,12 +53,25 @@ class Client:
     def services(self) -> t.Any:
         return self._answer("services")
 
+    def inspect_network(self, identity: str) -> t.Any:
+        self._answer("network " + identity)
+        return {
+            "Id": identity,
+            "Name": "app",
+            "Driver": "bridge",
+            "Containers": {"c": {"IPv4Address": "172.18.0.2/16"}},
+        }
+
+    def inspect_container(self, identity: str) -> t.Any:
+        self._answer("inspect " + identity)
+        return {"Id": identity, "Name": "/web"}
+
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> t.Callable[[t.Any], Docker]:
     def make(client: t.Any) -> Docker:
         module = types.ModuleType("docker")
-        module.errors = types.SimpleNamespace(APIError=ApiError)  # type: ignore[attr-defined]
+        module.errors = types.SimpleNamespace(APIError=ApiError, NotFound=NotFound)  # type: ignore[attr-defined]
         module.APIClient = client if callable(client) else lambda **options: client  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "docker", module)
         return Docker("unix:///var/run/docker.sock")
@@ -98,3 +115,21 @@ def test_no_answer(engine: t.Callable[[t.Any], Docker], cause: Exception, words:
         engine(refuse)
     assert caught.value.short == "Docker does not answer at unix:///var/run/docker.sock %s." % words
     assert str(caught.value).startswith(caught.value.short[:-1] + ", or protect a host port with published_port")
+
+
+def test_what_the_follower_asks(engine: t.Callable[[t.Any], Docker]) -> None:
+    client = Client()
+    docker = engine(client)
+    network, addresses = docker.network_endpoints("n1")
+    assert (network.name, addresses) == ("app", {"c": ("172.18.0.2",)})
+    assert docker.inspect("c1").container.name == "web"
+    assert client.requests == ["network n1", "inspect c1"]
+    client.error = NotFound()
+    for ask in (docker.network_endpoints, docker.inspect):
+        with pytest.raises(DockerGone):
+            ask("x" * 64)
+    client.error = ApiError()
+    for ask in (docker.network_endpoints, docker.inspect):
+        with pytest.raises(DockerError) as caught:
+            ask("x" * 64)
+        assert not isinstance(caught.value, DockerGone)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import typing as t
 
@@ -15,10 +16,14 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Binding,
     Inventory,
     families,
+    from_stored,
     parse_bindings,
     parse_container,
+    parse_endpoints,
+    parse_inspection,
     parse_inventory,
     parse_network,
+    to_stored,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.tests.unit.support import SHARED, capture, shared_text
@@ -308,3 +313,139 @@ def test_families() -> None:
     assert not tcp(80, 80, "2001:db8::1").serves(IPV4)
     assert [tcp(80, 80, "0.0.0.0").serves(family) for family in (IPV4, IPV6)] == [True, False]
     assert [tcp(80, 80, "::").serves(family) for family in (IPV4, IPV6)] == [False, True]
+
+
+# What one event changes ----------------------------------------------------------------------------------------------
+
+NET, OTHER = "1" * 64, "2" * 64
+
+
+def endpoint(network: str, address: str = "", static: str = "") -> t.Dict[str, t.Any]:
+    config = {"IPv4Address": static} if static else None
+    return {"NetworkID": network, "IPAddress": address, "GlobalIPv6Address": "", "IPAMConfig": config}
+
+
+def two_containers() -> Inventory:
+    containers = [
+        item(NetworkSettings={"Networks": {"app": endpoint(NET, "172.18.0.2")}}),
+        item(
+            Id="f" * 64,
+            Names=["/db"],
+            NetworkSettings={"Networks": {"app": endpoint(NET, "172.18.0.9", "172.18.0.9")}},
+        ),
+    ]
+    networks = [{"Name": "app", "Id": NET, "Driver": "bridge"}, {"Name": "lone", "Id": OTHER, "Driver": "bridge"}]
+    return parse_inventory(containers, networks)
+
+
+def at(inventory: Inventory) -> t.Dict[str, t.Mapping[str, t.Tuple[str, ...]]]:
+    return {container.name: container.networks for container in inventory.containers}
+
+
+def test_static_addresses_are_known() -> None:
+    web, db = two_containers().containers
+    assert (web.static, db.static) == ({}, {"app": ("172.18.0.9",)})
+    assert (web.stopped().networks, db.stopped().networks) == ({"app": ()}, {"app": ("172.18.0.9",)})
+    assert not db.stopped().running
+    assert at(two_containers().stopped()) == {"web": {"app": ()}, "db": {"app": ("172.18.0.9",)}}
+
+
+def test_the_members_of_a_network() -> None:
+    inventory = two_containers()
+    lone = inventory.networks["lone"]
+    joined = inventory.with_endpoints(lone, {ID: ("172.19.0.2",), "9" * 64: ("172.19.0.3",)})
+    assert at(joined)["web"] == {"app": ("172.18.0.2",), "lone": ("172.19.0.2",)}
+    assert joined.network_of(joined.containers[0], "lone") == lone
+    # Who is not among them has no address there, but for one that it was given for good.
+    assert at(inventory.with_endpoints(inventory.networks["app"], {})) == {
+        "web": {"app": ()},
+        "db": {"app": ("172.18.0.9",)},
+    }
+    assert at(joined.without_endpoint(ID, NET))["web"] == {"app": (), "lone": ("172.19.0.2",)}
+    assert joined.without_endpoint(ID, "3" * 64) == joined
+
+
+def test_networks_come_and_go() -> None:
+    inventory = two_containers()
+    renewed = inventory.networks["app"]._replace(id="3" * 64)
+    assert set(inventory.with_network(renewed).networks) == {"app", "lone", "3" * 64}
+    assert set(inventory.without_network(NET).networks) == {"lone"}
+    assert inventory.with_network(inventory.networks["app"]).networks == inventory.networks
+    assert inventory.without_network("3" * 64) == inventory
+
+
+def test_the_members_that_a_network_tells() -> None:
+    """As Engine 20.10 answers; an endpoint that nobody has joined yet is "ep-" and its own ID."""
+    answer = {
+        "Containers": {
+            ID: {"Name": "web", "IPv4Address": "172.18.0.2/16", "IPv6Address": "fd00::2/64"},
+            "f" * 64: {"Name": "host", "IPv4Address": "", "IPv6Address": ""},
+            "ep-" + "a" * 64: {"Name": "new", "IPv4Address": "172.18.0.3/16", "IPv6Address": ""},
+        }
+    }
+    assert parse_endpoints(answer) == {ID: ("172.18.0.2", "fd00::2"), "f" * 64: ()}
+    assert parse_endpoints({}) == parse_endpoints({"Containers": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("host", "chosen"),
+    [
+        ({"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}, False),
+        ({"80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostIp": "", "HostPort": ""}]}, True),
+        ({"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}, True),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_an_inspection(host: t.Any, chosen: bool) -> None:
+    answer = {
+        "Id": ID,
+        "Name": "/web",
+        "State": {"Status": "running"},
+        "Config": {"Labels": {"tier": "front"}},
+        "HostConfig": {"NetworkMode": "app", "PortBindings": host},
+        "NetworkSettings": {
+            "Networks": {"app": endpoint(NET, "172.18.0.2")},
+            "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "32768"}], "53/udp": None},
+        },
+    }
+    found = parse_inspection(answer)
+    listed = item(
+        Labels={"tier": "front"},
+        HostConfig={"NetworkMode": "app"},
+        NetworkSettings={"Networks": {"app": endpoint(NET, "172.18.0.2")}},
+        Ports=[{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"}],
+    )
+    assert found.container == parse_container(listed)
+    assert found.chosen is chosen
+    assert found.bindings == parse_bindings(answer)
+    assert parse_inspection({**answer, "HostConfig": {"PublishAllPorts": True}}).chosen
+
+
+@pytest.mark.parametrize("name", CAPTURES)
+def test_what_is_stored_comes_back_without_addresses(name: str) -> None:
+    inventory = real(name)
+    binding = (Binding("tcp", 8080, 9000, "", True),)
+    document = to_stored(inventory, lambda container: binding if container.name == "web-a" else ())
+    text = json.dumps(document)
+    assert json.loads(text) == document
+    static = {address for item in inventory.containers for found in item.static.values() for address in found}
+    for found in inventory.containers:
+        for addresses in found.networks.values():
+            assert all(address in static or '"%s"' % address not in text for address in addresses)
+    again, bindings = from_stored(json.loads(text))
+    assert {found.name: bindings(found) for found in again.containers if bindings(found)} == {"web-a": binding}
+    assert again.networks == inventory.networks
+    assert not any(found.running for found in again.containers)
+    before = sorted(inventory.stopped().containers, key=lambda found: found.name)
+    assert list(again.containers) == before
+    assert to_stored(again, bindings) == document
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"containers": 1, "networks": []}, {"containers": [{}], "networks": []}, {"containers": [], "networks": [7]}],
+)
+def test_what_somebody_else_stored(document: t.Any) -> None:
+    with pytest.raises(ValueError, match="What is stored of Docker's containers cannot be read"):
+        from_stored(document)
