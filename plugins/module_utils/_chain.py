@@ -207,6 +207,10 @@ DEFAULT_CHAIN = "QUAYWALL-DEFAULT"
 GUARD_CHAIN = "QUAYWALL-GUARD"
 GUARD_DENY_CHAIN = "QUAYWALL-DENY"
 
+#: The whole mark of a packet that the guard denies: C(QWGD) in ASCII. It is compared whole, so that no mask of another
+#: tool meets it.
+GUARD_MARK = "0x51574744"
+
 #: What our ipsets' names begin with.
 SET_PREFIX = "quaywall-"
 
@@ -290,7 +294,10 @@ def is_default(rule: Rule) -> bool:
 
 
 def is_managed(rule: Rule) -> bool:
-    return is_established(rule) or is_default(rule) or mark_of(rule) is not None
+    comment = rule.comment
+    if comment is None or not comment.startswith("quaywall:"):
+        return False
+    return comment in (ESTABLISHED_COMMENT, DEFAULT_COMMENT) or mark_of(rule) is not None
 
 
 def is_bare_return(rule: Rule) -> bool:

@@ -35,6 +35,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import (
     FAMILIES,
     LEGACY,
     PARTS,
+    STORED_POLICIES,
     VARIANTS,
     VERSION,
     SnapshotError,
@@ -459,6 +460,8 @@ class _Collector:
                 continue
             except OSError as error:
                 self.hole("saved", "%s cannot be read: %s." % (path, error.strerror))
+        if os.path.exists(self._root + STORED_POLICIES):
+            found[STORED_POLICIES] = ""
         return found
 
     # Docker

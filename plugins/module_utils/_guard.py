@@ -25,6 +25,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     GUARD_CHAIN,
     GUARD_COMMENT,
     GUARD_DENY_CHAIN,
+    GUARD_MARK,
     Table,
     is_default,
 )
@@ -37,9 +38,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     established_rule,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import Field, Rule, field, normalise, parse
-
-#: The whole mark of a denied packet: C(QWGD) in ASCII. It is compared whole, so that no mask of another tool meets it.
-GUARD_MARK = "0x51574744"
 
 _FORWARD_HOOK = parse('-m comment --comment "%s" -j %s' % (GUARD_COMMENT, GUARD_CHAIN))
 _POSTROUTING_HOOK = parse('-m mark --mark %s -m comment --comment "%s" -j DROP' % (GUARD_MARK, GUARD_COMMENT))

@@ -26,7 +26,8 @@ A mapping with these keys. C(_SHAPES) below has each key's type; what is in brac
 * C(sysctls) [/proc/sys]: by name, with the values as texts; of single interfaces only a route_localnet that is on.
 * C(interfaces), C(routes) [C(ip -j -d address), C(ip -j route show table all)]: addresses are CIDRs, C(metric) as the
   kernel has it (0: none), C(table) by name where it has one; without link-local and multicast routes of IPv6.
-* C(saved): texts of the saved rule files, by path [/etc/iptables/rules.v4, rules.v6].
+* C(saved): texts of the saved rule files, by path [/etc/iptables/rules.v4, rules.v6]. Where policies are stored on the
+  host, the path of that file too, with an empty text.
 * C(holes): what could not be read, by part, with a sentence that says why and what to do.
 
 A part that is missing or null is a hole (but not C(ipsets): null). Further keys are ignored. An address is never with
@@ -176,7 +177,8 @@ class IpSet(t.NamedTuple):
 class Snapshot(t.NamedTuple):
     """Everything that a judgement reads. ``data`` is the document that it was made from.
 
-    ``dumps`` are by (family, variant), only those that were there; ``sets`` is None if they were not read.
+    ``dumps`` are by (family, variant), only those that were there; ``sets`` is None if they were not read. ``stored``
+    says whether policies are stored on the host, which are written again before Docker starts.
     """
 
     data: Json
@@ -194,6 +196,7 @@ class Snapshot(t.NamedTuple):
     sysctls: t.Mapping[str, str]
     saved: t.Mapping[str, Dump]
     holes: t.Tuple[Hole, ...]
+    stored: bool = False
 
 
 # The shape of a document ---------------------------------------------------------------------------------------------
@@ -346,6 +349,9 @@ _SHAPES: t.Mapping[str, t.Any] = {
     "saved": {_EACH: _TEXT},
 }
 _HOLES = [{"part!": _TEXT, "reason!": _TEXT}]
+
+#: Where policies are stored on a host (see C(_store)).
+STORED_POLICIES = "/etc/quaywall/policies.json"
 
 #: All parts of a document, in its order.
 PARTS = tuple(_SHAPES)
@@ -607,7 +613,9 @@ def from_json(data: t.Any) -> Snapshot:
         elif "docker" not in told:
             holes.append(Hole("docker", "The snapshot has no docker.containers or no docker.networks."))
     saved: t.Dict[str, Dump] = {}
-    for path, text in (parts["saved"] or {}).items():
+    files = dict(parts["saved"] or {})
+    stored = files.pop(STORED_POLICIES, None) is not None
+    for path, text in files.items():
         # A file that somebody wrote by hand is no fault of the snapshot's.
         fault = dump_fault(text or "")
         if fault:
@@ -656,6 +664,7 @@ def from_json(data: t.Any) -> Snapshot:
         ),
         sysctls={key: value for key, value in (parts["sysctls"] or {}).items() if value is not None},
         saved=saved,
+        stored=stored,
         holes=tuple(holes),
     )
 

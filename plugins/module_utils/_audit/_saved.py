@@ -61,7 +61,7 @@ def not_persistent(survey: Survey) -> t.Iterator[Finding]:
         if files:
             for path, dump in files:
                 yield from _differing(family, path, dump)
-        elif live is not None and any(not is_bare_return(rule) for rule in live.rules) and not survey.unread("saved"):
+        elif _would_go(live, survey.snapshot.stored) and not survey.unread("saved"):
             yield Finding(
                 "not_persistent",
                 INFO,
@@ -69,6 +69,13 @@ def not_persistent(survey: Survey) -> t.Iterator[Finding]:
                 "else writes them again." % FAMILY_TEXTS[family.name],
                 family.place(),
             )
+
+
+def _would_go(chain: t.Optional[Chain], stored: bool) -> bool:
+    """True if a boot without saved files would lose rules; stored policies are written again before Docker starts."""
+    if stored:
+        return bool(_lasting(chain))
+    return chain is not None and any(not is_bare_return(rule) for rule in chain.rules)
 
 
 def _differing(family: Family, path: str, dump: Dump) -> t.Iterator[Finding]:

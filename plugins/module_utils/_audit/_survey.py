@@ -22,6 +22,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DENYING,
     DOCKER_CHAINS,
     DOCKER_USER,
+    GUARD_DENY_CHAIN,
+    GUARD_MARK,
     Chain,
     Dump,
     Table,
@@ -39,7 +41,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container, Inventory, Network
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, is_jump
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, port_ranges
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, parse, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot, docker_variant
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
     ANY_PORT,
@@ -277,6 +279,21 @@ class Survey:
             for addresses in container.networks.values()
             for address in addresses
         }
+
+
+def _with_guard(chains: t.Mapping[str, Chain]) -> t.Mapping[str, Chain]:
+    """The chains of mangle with the guard's marks as what they come to: POSTROUTING drops what carries them."""
+    posted = chains.get("POSTROUTING")
+    if GUARD_DENY_CHAIN not in chains or posted is None:
+        return chains
+    hook = {"match", "mark", "comment", "jump"}
+    if not any(
+        rule.value("mark") == GUARD_MARK and rule.target == "DROP" and {item.name for item in rule.fields} <= hook
+        for rule in posted.rules
+    ):
+        return chains
+    return {**chains, GUARD_DENY_CHAIN: chains[GUARD_DENY_CHAIN]._replace(rules=(parse("-j DROP"),))}
+
 
 
 class Family:
@@ -694,7 +711,9 @@ class Family:
                 misprinted = [
                     chain for name, chain in snapshot.nft.misprinted.get(self.name, frozenset()) if name == table
                 ]
-            self._programs[table] = Program(self.table(table).chains, self.name, self._sets, misprinted)
+            chains = self.table(table).chains
+            effective = _with_guard(chains) if table == "mangle" else chains
+            self._programs[table] = Program(effective, self.name, self._sets, misprinted)
         return self._programs[table]
 
     @functools.cached_property

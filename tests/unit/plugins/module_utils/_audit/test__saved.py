@@ -12,7 +12,8 @@ import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._saved import not_persistent, saved_docker_rules
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Survey
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
+from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import STORED_POLICIES, from_json
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
 from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     CAPTURES,
     IPV4,
@@ -137,3 +138,12 @@ def test_single_rules_of_nat(rule: str, said: bool) -> None:
 
 def test_an_own_file() -> None:
     assert not dockers(host("28.5", BOXES, saved={V4: file(ONE, "-j RETURN"), V6: file()}))
+
+
+@pytest.mark.parametrize(("rules", "there"), [([ESTABLISHED, POLICY], False), ([ESTABLISHED, POLICY, ONE], True)])
+def test_stored_policies_come_back(rules: t.List[str], there: bool) -> None:
+    """What else is in the chain does not."""
+    document = host("28.5", list(BOXES), rules)
+    assert Store().path == STORED_POLICIES
+    assert bool(lasting(edited(document, saved={STORED_POLICIES: ""}))) == there
+    assert lasting(document)

@@ -16,10 +16,16 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import audit
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import docker_manages
+from ansible_collections.quaywall.docker.plugins.module_utils._baseline import (
+    Settings,
+    compile_chain,
+    parse_policies,
+    plan_chain,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import Table, docker_manages
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import plan, with_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import Policy, compile_policy
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
+from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import STORED_POLICIES, from_json
 from ansible_collections.quaywall.docker.tests.unit.foreign import (
     UFW_DOCKER,
     crowdsec,
@@ -251,6 +257,45 @@ def with_policies(document: Document, *policies: t.Mapping[str, t.Any]) -> Docum
                 lines = [":DOCKER-USER - [0:0]"] + ["-A DOCKER-USER " + rule for rule in made.after]
                 document = with_rules(document, family, "filter", lines)
     return document
+
+
+def with_chain(document: Document, settings: t.Mapping[str, t.Any], *options: t.Mapping[str, t.Any]) -> Document:
+    """The host after the role: the whole chain, its guard, and the policies stored."""
+    snapshot = from_json(document)
+    made = Settings.from_options(settings)
+    policies = parse_policies([{"name": "p%d" % index, **item} for index, item in enumerate(options)], 0)
+    dumps = {family: snapshot.dumps[family, "nft"] for family in FAMILIES if (family, "nft") in snapshot.dumps}
+    ip6_dnat = IPV6 in dumps and docker_manages(dumps[IPV6].tables["filter"])
+    wanted = compile_chain(policies, snapshot.inventory, _bindings, (), ip6_dnat, wait=True)
+    for family, dump in dumps.items():
+        mangle = dump.tables.get("mangle") or Table("mangle", {})
+        planned = plan_chain(dump.tables["filter"], mangle, wanted, made, family, unknown=False)
+        for own in planned.own:
+            lines = [":%s - [0:0]" % own.name, *("-A %s %s" % (own.name, rule) for rule in own.after or ())]
+            lines += ["-A %s %s" % hook for hook in own.inserts]
+            document = with_rules(document, family, own.table, lines)
+        if planned.after:
+            lines = [":DOCKER-USER - [0:0]"] + ["-A DOCKER-USER " + rule for rule in planned.after]
+            document = with_rules(document, family, "filter", lines)
+    return edited(document, saved={STORED_POLICIES: ""})
+
+
+@pytest.mark.parametrize("settings", [{}, {"default": "drop"}, {"established": "return"}], ids=str)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_host_with_the_role(engine: str, settings: t.Dict[str, t.Any]) -> None:
+    """Nothing above info, and no word of windows or reboots: the guard is there, and the policies are stored."""
+    document = host(engine, [Box("admin", "0.0.0.0:9000:8080"), Box("shop", "0.0.0.0:8080:8080")])
+    policies = [
+        {"container": "admin", "destination_port": ["8080"], "source": OFFICE[:1], "action": "accept"},
+        {"published_port": "8080", "action": "return"},
+    ]
+    findings = audit(from_json(with_chain(document, settings, *policies)))
+    told = {finding.check for finding in findings} - ({"direct_routing"} if engine in OLD else set())
+    assert told <= {"exposed"}, [finding.message for finding in findings]
+    # Without the guard the window is there.
+    if engine in OLD:
+        bare = audit(from_json(with_chain(document, {**settings, "guard": False}, *policies)))
+        assert "jump_window" in {finding.check for finding in bare}
 
 
 OFFICE = ["203.0.113.0/28", "2001:db8:113:1::/64"]
