@@ -79,7 +79,7 @@ class Docker:
         self.containers = {item.id: item for item in containers}
         self.networks: t.Dict[str, t.Tuple[Network, t.Dict[str, t.Tuple[str, ...]]]] = {NET: (BRIDGE, {})}
         self.fixed: t.Dict[str, t.Any] = {}
-        self.error: t.Optional[Exception] = None
+        self.error = t.cast(t.Any, None)
         self.asked: t.List[str] = []
 
     def inventory(self) -> Inventory:
@@ -111,7 +111,7 @@ class Store:
     def __init__(self, document: t.Optional[t.Dict[str, t.Any]] = None) -> None:
         self.document = document
         self.written = 0
-        self.error: t.Optional[Exception] = None
+        self.error = t.cast(t.Any, None)
 
     def read_inventory(self) -> t.Optional[t.Dict[str, t.Any]]:
         return self.document
