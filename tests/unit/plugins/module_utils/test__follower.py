@@ -111,14 +111,14 @@ class Store:
     def __init__(self, document: t.Optional[t.Dict[str, t.Any]] = None) -> None:
         self.document = document
         self.written = 0
-        self.error = t.cast(t.Any, None)
+        self.errors: t.List[Exception] = []
 
     def read_inventory(self) -> t.Optional[t.Dict[str, t.Any]]:
         return self.document
 
     def write_inventory(self, document: t.Dict[str, t.Any]) -> None:
-        if self.error:
-            raise self.error
+        if self.errors:
+            raise self.errors[0]
         self.document = document
         self.written += 1
 
@@ -757,10 +757,10 @@ def test_a_network_that_cannot_be_asked_for(make_bench: t.Callable[..., Bench], 
 
 def test_a_full_disk_is_told_and_ends_nothing(make_bench: t.Callable[..., Bench], docker: Docker) -> None:
     bench = make_bench(connected(docker))
-    bench.store.error = FirewallError("/var/lib/quaywall/inventory.json cannot be written (no space left on device).")
+    bench.store.errors.append(FirewallError("/var/lib/quaywall/inventory.json cannot be written (no space left)."))
     bench.first()
-    assert bench.journal.errors == [str(bench.store.error)]
-    bench.store.error = None
+    assert bench.journal.errors == [str(bench.store.errors[0])]
+    bench.store.errors.clear()
     bench.rest(10)
     assert bench.store.written == 1
     assert bench.due() is None
