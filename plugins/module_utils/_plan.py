@@ -302,11 +302,12 @@ def _operations(
             anchor += 1
     candidates: t.List[t.Tuple[int, int]] = []  # (index in after, index in before)
     anchor = 0
+    managed_after = [is_managed(rule) for rule in after]
     for index, rule in enumerate(after):
-        if not is_managed(rule):
+        if not managed_after[index]:
             anchor += 1
             continue
-        found = places.get(_identity(rule, family))
+        found = places.get(_identity(rule, family)) if places else None
         # Of rules that stand there twice none can be told from the other by its text: all are written again.
         if found is not None and len(found) == 1 and found[0][0] == anchor:
             candidates.append((index, found[0][1]))
@@ -316,12 +317,31 @@ def _operations(
     operations: t.List[Operation] = [
         Delete(rule.render()) for index, rule in enumerate(before) if is_managed(rule) and index not in kept_before
     ]
-    operations += [
-        Insert(index + 1, rule.render())
-        for index, rule in enumerate(after)
-        if is_managed(rule) and index not in kept_after
-    ]
+    operations += _inserts(after, [index for index, own in enumerate(managed_after) if own and index not in kept_after])
     return operations, [before[kept_after[index]] if index in kept_after else rule for index, rule in enumerate(after)]
+
+
+#: Rules that stand together and are written from the first to the last, as a person would.
+_FEW = 64
+
+
+def _inserts(after: t.Sequence[Rule], indexes: t.Sequence[int]) -> t.Iterator[Insert]:
+    """Inserts that bring the rules at these indexes, in order, to their places.
+
+    Where many stand together they are written from the last to the first, each at the place of the first: nft looks for
+    the rule that a number means by going through the chain, in the kernel too, unless the number is 1.
+    """
+    start = 0
+    while start < len(indexes):
+        end = start + 1
+        while end < len(indexes) and indexes[end] == indexes[end - 1] + 1:
+            end += 1
+        together = indexes[start:end]
+        if len(together) > _FEW:
+            yield from (Insert(together[0] + 1, after[index].render()) for index in reversed(together))
+        else:
+            yield from (Insert(index + 1, after[index].render()) for index in together)
+        start = end
 
 
 def plan(

@@ -17,6 +17,7 @@ Sources: the printing code of iptables 1.8 (C(xtables_save_string), C(*_save) of
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import typing as t
@@ -61,8 +62,10 @@ class Rule(t.NamedTuple):
 
     def value(self, name: str) -> t.Optional[str]:
         """The value of the first field of that name if it is not negated, or None."""
-        field = self.get(name)
-        return None if field is None or field.negated else field.value
+        for field in self.fields:
+            if field.name == name:
+                return None if field.negated else field.value
+        return None
 
     @property
     def target(self) -> t.Optional[str]:
@@ -93,6 +96,8 @@ def quote(value: str) -> str:
     """A word as iptables prints it: in double quotes unless it is of C([A-Za-z0-9_-]) only (C(xtables_save_string))."""
     if value.isascii() and value.replace("_", "a").replace("-", "a").isalnum():
         return value
+    if not ('"' in value or "\\" in value or "'" in value):
+        return '"' + value + '"'
     # Patterns that most runs do not need are compiled where they are: a module's start is most of what it costs.
     return '"' + re.sub(r'(["\\\'])', r"\\\1", value) + '"'
 
@@ -664,6 +669,7 @@ def parse(text: str, family: str = IPV4) -> Rule:
 # Build and normalise -------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=8192)
 def field(name: str, value: str = "", negated: bool = False, family: str = IPV4) -> Field:
     """A field of the table, with the text that iptables prints for it.
 
@@ -739,6 +745,7 @@ def normalise(rule: Rule, family: str = IPV4) -> Rule:
     return Rule(tuple(fields))
 
 
+@functools.lru_cache(maxsize=8192)
 def _retext(item: Field, context: str, family: str) -> Field:
     if item.name == OPAQUE:
         return item

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import typing as t
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _plan
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     ACTION,
     DOCKER_USER,
@@ -198,6 +200,21 @@ def test_laws(before: t.List[str], wanted: t.List[Rule], established: bool, add_
     assert not made.create_chain
     assert not made.add_jump
     check_laws(host, made, wanted, established, add_return)
+
+
+@given(chains, blocks, st.booleans())
+def test_laws_of_many_rules_at_once(before: t.List[str], wanted: t.List[Rule], add_return: bool) -> None:
+    """Written from the last to the first, which more than these few would be."""
+    host = kernel(before)
+    with mock.patch.object(_plan, "_FEW", 0):
+        check_laws(host, plan(table(host), wanted, True, add_return), wanted, True, add_return)
+
+
+def test_rules_that_come_to_the_top_together_need_no_search() -> None:
+    many = [managed("p%04d" % number, 3, "DROP") for number in range(500)]
+    made = plan(table(kernel([RETURN])), many, True, True)
+    assert {operation.position for operation in made.operations if isinstance(operation, Insert)} == {1}
+    assert apply(made.operations, [RETURN]) == made.after == (ESTABLISHED, *(rule.render() for rule in many), RETURN)
 
 
 @given(chains, blocks, st.booleans(), st.booleans(), st.booleans())
