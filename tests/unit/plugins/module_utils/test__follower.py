@@ -79,20 +79,20 @@ class Docker:
         self.containers = {item.id: item for item in containers}
         self.networks: t.Dict[str, t.Tuple[Network, t.Dict[str, t.Tuple[str, ...]]]] = {NET: (BRIDGE, {})}
         self.fixed: t.Dict[str, t.Any] = {}
-        self.error = t.cast(t.Any, None)
+        self.errors: t.List[Exception] = []
         self.asked: t.List[str] = []
 
     def inventory(self) -> Inventory:
         self.asked.append("all")
-        if self.error:
-            raise self.error
+        if self.errors:
+            raise self.errors[0]
         networks = {item.name: item for item, _members in self.networks.values()}
         return Inventory(tuple(self.containers.values()), networks)
 
     def network_endpoints(self, identity: str) -> t.Tuple[Network, t.Dict[str, t.Tuple[str, ...]]]:
         self.asked.append("network " + identity[:1])
-        if self.error:
-            raise self.error
+        if self.errors:
+            raise self.errors[0]
         if identity not in self.networks:
             raise DockerGone("No such network.")
         return self.networks[identity]
@@ -742,10 +742,10 @@ def test_an_error_nobody_thought_of_ends_nothing(make_bench: t.Callable[..., Ben
 def test_a_network_that_cannot_be_asked_for(make_bench: t.Callable[..., Bench], docker: Docker) -> None:
     bench = make_bench(connected(docker))
     bench.first()
-    docker.error = DockerError("Docker does not answer.")
+    docker.errors.append(DockerError("Docker does not answer."))
     bench.happens(join("connect", A))
     assert bench.journal.errors == ["Docker does not answer."]
-    docker.error = None
+    docker.errors.clear()
     docker.containers[A] = container(A, "web", "172.17.0.9")
     bench.happens(event("start", A))
     bench.rest()
