@@ -12,9 +12,11 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DEFAULT_CHAIN,
     DOCKER_USER,
     Table,
     docker_manages,
+    mark_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._guard import (
     DEFAULT_RULE,
@@ -100,7 +102,8 @@ class Wanted(t.NamedTuple):
     """What the chain is to hold.
 
     ``rules`` are those of all policies by family, in no order; ``sets`` the ipsets that they ask; ``waiting`` says of
-    policies without rules what they wait for.
+    policies without rules what they wait for; ``unanswered`` are those of them that Docker could not be asked about,
+    and ``looked_up`` is false if it was not asked at all, or did not answer.
     """
 
     rules: t.Mapping[str, t.Sequence[Rule]]
@@ -109,6 +112,8 @@ class Wanted(t.NamedTuple):
     endpoints: t.Tuple[Endpoint, ...]
     warnings: t.Tuple[str, ...]
     waiting: t.Mapping[str, str]
+    unanswered: t.FrozenSet[str] = frozenset()
+    looked_up: bool = True
 
 
 NOTHING = Wanted({}, {}, {}, (), (), {})
@@ -157,8 +162,10 @@ def compile_chain(
     endpoints: t.List[Endpoint] = []
     warnings: t.List[str] = []
     waiting: t.Dict[str, str] = {}
+    unanswered: t.Set[str] = set()
     for policy in policies:
         if policy.needs_docker and inventory is None and wait:
+            unanswered.add(policy.name)
             waiting[policy.name] = "Docker does not answer, and nothing was looked up there before."
             continue
         try:
@@ -177,7 +184,16 @@ def compile_chain(
         conflict = first_conflict(all_of_family)
         if conflict is not None:
             raise PolicyError(conflict)
-    return Wanted(rules, sets, _bridges(inventory), tuple(endpoints), tuple(warnings), waiting)
+    return Wanted(
+        rules,
+        sets,
+        _bridges(inventory),
+        tuple(endpoints),
+        tuple(warnings),
+        waiting,
+        frozenset(unanswered),
+        inventory is not None,
+    )
 
 
 def _bridges(inventory: t.Optional[Inventory]) -> t.Dict[str, t.Tuple[str, ...]]:
@@ -201,10 +217,13 @@ def plan_chain(
     :raises PolicyError: a rule of others is to be removed, and cannot be named to iptables-restore.
     """
     bridges = wanted.bridges.get(family, ())
+    if not wanted.looked_up:
+        bridges = _closed_bridges(table) or bridges
     default = default_rules(bridges, settings.outside_interfaces) if settings.default == "drop" else []
     if settings.foreign_rules == "remove":
         _check_removable(table, family)
-    block = _in_order(wanted.rules.get(family, ()))
+    # With live-restore containers run on while Docker does not answer: what is there is all that guards them.
+    block = _in_order([*wanted.rules.get(family, ()), *rules_of(table, wanted.unanswered)])
     if default:
         block.append(DEFAULT_RULE)
     uses = family == IPV4 or unknown or docker_manages(table) or DOCKER_USER in table.chains or bool(block)
@@ -236,6 +255,20 @@ def _check_removable(table: Table, family: str) -> None:
                 "it out with `%s -D DOCKER-USER %d`, then run again."
                 % (number, "ip6tables" if family == IPV6 else "iptables", number)
             )
+
+
+def rules_of(table: Table, policies: t.Collection[str]) -> t.List[Rule]:
+    """The rules of some policies, as they are in DOCKER-USER."""
+    chain = table.chains.get(DOCKER_USER)
+    marked = [(rule, mark_of(rule)) for rule in chain.rules] if chain is not None and policies else []
+    return [rule for rule, mark in marked if mark is not None and mark.policy in policies]
+
+
+def _closed_bridges(table: Table) -> t.Tuple[str, ...]:
+    """The bridges that the default chain closes now."""
+    chain = table.chains.get(DEFAULT_CHAIN)
+    found = {rule.value("out_interface") for rule in chain.rules} if chain is not None else set()
+    return tuple(sorted(bridge for bridge in found if bridge is not None))
 
 
 def _in_order(rules: t.Sequence[Rule]) -> t.List[Rule]:

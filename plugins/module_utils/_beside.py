@@ -29,6 +29,7 @@ class Beside(Companion):
     :param wanted: gives the sets that are to be there, by name; asked once the rules are planned.
     :param stored: gives what is to be stored; None leaves the store alone.
     :param quick: a set that looks as it did at the last read is not read again, as it takes long for a large one.
+    :param forget: the store is to be taken away.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Beside(Companion):
         store: t.Optional[Store] = None,
         stored: t.Optional[t.Callable[[], t.Optional[Stored]]] = None,
         quick: bool = False,
+        forget: bool = False,
     ) -> None:
         self._ipset = ipset
         self._wanted = wanted
         self._store = store
         self._stored = stored
         self._quick = quick
+        self._forget = forget
         self._pending: t.Optional[Pending] = None
         self._present: t.Optional[t.Dict[str, AddressSet]] = None
         self.stored = False
@@ -63,6 +66,8 @@ class Beside(Companion):
         return set(self._wanted()[0]) <= set(self.present())
 
     def will_store(self) -> bool:
+        if self._store is not None and self._forget:
+            return self._store.remove(dry=True)
         if self._store is None or self._stored is None:
             return False
         stored = self._stored()
@@ -98,3 +103,6 @@ class Beside(Companion):
             if self._pending is not None:
                 self._pending.commit()
                 self.stored = True
+            # Under the lock, as the follower would bring back what it finds stored.
+            if self._store is not None and self._forget:
+                self.stored = self._store.remove()

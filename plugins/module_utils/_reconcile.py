@@ -20,9 +20,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._baseline import (
     parse_policies,
     plan_chain,
     plan_removal,
+    rules_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._beside import Beside, address_sets
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import docker_manages, is_managed, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import docker_manages, is_managed, mark_of, sets_of
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     LEGACY,
     Change,
@@ -95,6 +96,7 @@ def bring(
 ) -> Result:
     """Bring the chain, the guard, the sets and the store to what the job says.
 
+    :param store: where the policies are kept; it goes with all else of ours.
     :param stored: what to keep in the store; None leaves it alone.
     :param quick: for who looks often: an ipset that looks as before is not read again.
     :raises FirewallError: the kernel cannot be read or written; nothing is half done.
@@ -105,6 +107,7 @@ def bring(
     compiled: t.Dict[bool, Wanted] = {}
     unread: t.Dict[str, str] = {}
     unguarded: t.Set[str] = set()
+    asked: t.Set[str] = set()
     dnat: t.List[bool] = [False]
     routes: t.List[t.Sequence[BridgeRoute]] = []
 
@@ -124,6 +127,7 @@ def bring(
         wanted = wanted_in(state)
         unread.clear()
         unread.update(state.unreadable)
+        asked.clear()
         plans: t.Dict[str, Plan] = {}
         for family in sorted({*state.tables, *(name for name, rules in wanted.rules.items() if rules)}):
             if family == IPV6 and family not in state.tables and not _needs_ip6(job):
@@ -142,13 +146,14 @@ def bring(
             if job.settings.guard and mangle is None:
                 unguarded.add(family)
             plans[family] = plan_chain(table, mangle, wanted, job.settings, family, _unknown(job, state))
+            asked.update(name for rule in rules_of(table, wanted.unanswered) for name in sets_of(rule))
         return plans
 
     def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
         made = compiled.get(dnat[0], NOTHING)
-        return address_sets(made.sets), ()
+        return address_sets(made.sets), asked
 
-    beside = Beside(ipset, sets, store, None if stored is None else lambda: stored, quick)
+    beside = Beside(ipset, sets, store, None if stored is None else lambda: stored, quick, forget=job.settings is None)
     changes = firewall.change(planner, dry, chain_needed=False, creates=job.settings is not None, companion=beside)
     return Result(
         changes,

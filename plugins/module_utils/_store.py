@@ -131,11 +131,14 @@ class Store:
         except StoreError:
             return True
 
-    def remove(self) -> bool:
+    def remove(self, dry: bool = False) -> bool:
         """Take both files away, and the directories if nothing else is in them. True if there was one.
 
+        :param dry: only say whether there is one.
         :raises StoreError: one cannot be removed.
         """
+        if dry:
+            return any(map(os.path.exists, (self.path, self._inventory)))
         found = False
         for path in (self.path, self._inventory):
             try:

@@ -67,9 +67,8 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
     options = module.params
     dry = bool(module.check_mode)
     if options["state"] == "absent":
-        result = bring(host.firewall, host.ipset, _nothing(), dry)
-        forgotten = _forget(store, options["store"], dry)
-        return _results(module, result, result.changed or forgotten)
+        result = bring(host.firewall, host.ipset, _nothing(), dry, None if options["store"] is False else store)
+        return _results(module, result, result.changed)
     settings = Settings.from_options(options)
     rules = options["rules"] or []
     policies = parse_policies(rules, settings.ipset_threshold)
@@ -90,13 +89,6 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
 
 def _nothing() -> Job:
     return Job(None, (), None, lambda container: (), tuple, True)
-
-
-def _forget(store: Store, wanted: t.Optional[bool], dry: bool) -> bool:
-    """Take the store away, unless it was told to stay; True if there is one."""
-    if wanted is False:
-        return False
-    return store.exists() if dry else store.remove()
 
 
 def _stored(options: t.Mapping[str, t.Any], rules: t.Sequence[t.Mapping[str, t.Any]]) -> Stored:

@@ -23,7 +23,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Inventory,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
-from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
+from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall, FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_chain, docker_user_rule
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import Host as ModuleHost
 from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Outcome, Reconciler
@@ -426,6 +426,33 @@ def test_docker_is_down(site: Site, error: t.Optional[Exception]) -> None:
     assert site.twice(PORT).result["waiting"] == {}
 
 
+def test_what_waits_while_docker_is_down_is_not_opened(site: Site) -> None:
+    """With live-restore the containers run on; nothing is known that would be better than what is there."""
+    site.chain(PORT, ADMIN, DUAL, default="drop")
+    before = site.host.everything()
+    site.docker = DockerError("Docker does not answer.")
+    found = site.twice(PORT, ADMIN, DUAL, default="drop", missing_targets="wait")
+    assert sorted(found.result["waiting"]) == ["admin-ui", "dual"]
+    assert not found.changed
+    assert site.host.everything() == before
+    # A set that such a policy asks stays too.
+    site.docker = FakeDocker(INVENTORY)
+    long_admin = {**ADMIN, "source": ["10.0.0.1", "10.0.0.2", "10.0.0.3"]}
+    site.chain(PORT, long_admin, DUAL, default="drop", ipset_threshold=2)
+    sets = site.host.members()
+    assert sets
+    site.docker = DockerError("Docker does not answer.")
+    site.twice(PORT, long_admin, DUAL, default="drop", missing_targets="wait", ipset_threshold=2)
+    assert site.host.members() == sets
+    site.docker = FakeDocker(INVENTORY)
+    site.chain(ADMIN, default="drop")
+    assert site.host.members() == {}
+    site.docker = DockerError("Docker does not answer.")
+    # What is not named goes all the same, and what can be written is.
+    site.twice(ADMIN, default="drop", missing_targets="wait")
+    assert site.texts() == [ESTABLISHED, BOTH[1], BOTH[3], DEFAULT_JUMP, RETURN]
+
+
 def test_docker_is_not_asked_where_nothing_needs_it(site: Site) -> None:
     site.docker = RuntimeError("asked")
     assert not site.twice(PORT).failed
@@ -449,6 +476,26 @@ def test_absent_leaves_nothing_of_ours_and_all_of_others(make: t.Callable[..., S
     assert site.host.everything() == before
     assert site.stored is None
     assert not site.path.exists()
+
+
+def test_the_store_goes_under_the_lock(site: Site) -> None:
+    """A follower that came between the kernel and the store would bring all of it back."""
+    site.chain(ADMIN, PORT, store=True)
+    remove = site.store.remove
+    overtaken = []
+
+    def slow(dry: bool = False) -> bool:
+        if not dry:
+            with pytest.raises(FirewallError, match="lock"):
+                site.follow()
+            overtaken.append(True)
+        return remove(dry)
+
+    site.store.remove = slow  # type: ignore[method-assign]
+    assert site.chain(state="absent").changed
+    assert overtaken
+    assert site.texts() == [RETURN]
+    assert site.stored is None
 
 
 def test_absent_can_leave_the_store(site: Site) -> None:
@@ -800,6 +847,30 @@ def test_nobody_takes_back_what_another_did(site: Site, settings: t.Dict[str, t.
         assert not site.rule(**step).changed
         assert site.host.everything() == before
     assert not site.chain(ADMIN, **settings).changed
+
+
+def test_what_was_stored_while_the_follower_waited_for_the_lock_is_what_it_writes(site: Site) -> None:
+    """Else it would take back what a playbook just did, and with C(--once) nobody would put it right."""
+    site.chain(ADMIN, store=True)
+    read = site.store.read
+    steps = [lambda: site.rule(**PORT)]
+
+    def read_and_be_overtaken() -> t.Any:
+        found = read()
+        if steps:
+            steps.pop()()
+        return found
+
+    site.store.read = read_and_be_overtaken  # type: ignore[method-assign]
+    site.follow()
+    assert site.texts() == BOTH
+    assert site.stored["policies"] == [ADMIN, PORT]
+    assert not site.follow().changed
+    # The store goes while it waits.
+    steps = [lambda: site.chain(state="absent")]
+    site.follow()
+    assert site.texts() == [RETURN]
+    assert site.guard() is None
 
 
 @pytest.mark.parametrize("chains_threshold", [100, 2, 0])
