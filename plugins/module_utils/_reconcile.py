@@ -50,8 +50,8 @@ class Outdated(Exception):
 class Job(t.NamedTuple):
     """What the chain is to be; ``settings`` is None where all of ours is to go.
 
-    ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat`` what is known of an earlier look:
-    whether Docker manages ip6tables too. ``current`` says, under the lock, whether this still is what is stored.
+    ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat``, where its chains do not tell (at
+    boot), whether Docker manages ip6tables too. ``current`` says, under the lock, whether this still is what is stored.
     """
 
     settings: t.Optional[Settings]
@@ -114,7 +114,7 @@ def bring(
     def wanted_in(state: State) -> Wanted:
         if job.settings is None:
             return NOTHING
-        dnat[0] = _docker_uses_ip6(state) or _unknown(job, state) or (job.inventory is None and bool(job.ip6_dnat))
+        dnat[0] = _docker_uses_ip6(state) or _unknown(job, state) or bool(job.ip6_dnat)
         if dnat[0] not in compiled:
             if not routes:
                 routes.append(job.bridge_routes() if any(item.destination is not None for item in job.policies) else ())
