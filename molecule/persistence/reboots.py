@@ -67,7 +67,15 @@ def under_storm(client: Client, host: Host, happen: t.Callable[[Host], None], al
         ]
         time.sleep(0.5)
     report: Report = {
-        "forbidden": {port: {"attempts": seen.attempts, "accepted": seen.accepted} for port, seen in forbidden.items()},
+        "forbidden": {
+            port: {
+                "attempts": seen.attempts,
+                "accepted": seen.accepted,
+                # Who answered, and how long before the end of what happened; docker-proxy opens with nobody behind it.
+                "opened": [[who, round(moment - finished, 3)] for moment, who in seen.opened],
+            }
+            for port, seen in forbidden.items()
+        },
         "reached": reached,
         "open_again": bool(anyone.opened and anyone.opened[-1][0] > finished - 1),
     }
