@@ -377,6 +377,10 @@ class Firewall:
             companion.finish()
             return changes
 
+    def descriptors(self) -> t.Sequence[int]:
+        """The locks held now. A child that writes holds them too: if we are killed, the next run waits for it."""
+        return list(self._locks.values())
+
     def _lock(self, stack: ExitStack, path: str, wait: float, who: str) -> None:
         """Hold a lock for as long as the stack lasts."""
         self._locks[path] = stack.enter_context(_locked(path, wait, who))
@@ -477,9 +481,8 @@ class Firewall:
         environment = {"LC_ALL": "C"}
         if own_file:
             environment["XTABLES_LOCKFILE"] = CHILD_XTABLES_LOCK
-        # The child holds our locks too: if we are killed, the next run waits until it is done.
-        descriptors = list(self._locks.values())
-        rc, out, err = self._run(command, transaction.encode("utf-8", "surrogateescape"), environment, descriptors)
+        data = transaction.encode("utf-8", "surrogateescape")
+        rc, out, err = self._run(command, data, environment, self.descriptors())
         if rc == 0:
             return
         if rc == 4 and own_file:

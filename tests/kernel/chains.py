@@ -78,7 +78,8 @@ def apply(
     """Bring this machine to the policies."""
     made = Settings.from_options(settings)
     job = Job(made, parse_policies(policies, made.ipset_threshold), inventory, bindings, tuple, inventory is None)
-    return bring(firewall(run), Ipset(run, find), job, dry)
+    code = firewall(run)
+    return bring(code, Ipset(run, find, code.descriptors), job, dry)
 
 
 def remove(dry: bool = False) -> Result:
@@ -96,18 +97,20 @@ class _Docker:
         return bindings(container)
 
 
-def run_module(code: t.Any, options: t.Mapping[str, t.Any], store: Store) -> dict[str, t.Any]:
+def run_module(what: t.Any, options: t.Mapping[str, t.Any], store: Store) -> dict[str, t.Any]:
     """What a module does between its options and its result."""
-    spec = code.argument_spec()
+    spec = what.argument_spec()
     params = {name: spec[name].get("default") for name in spec} | dict(options)
     module = types.SimpleNamespace(params=params, check_mode=False, _diff=False, warn=lambda text: None)
-    parts = Parts(firewall(), Ipset(run_command, find), _Docker, None)  # type: ignore[arg-type]
-    result: dict[str, t.Any] = code._run(module, parts, store)
+    code = firewall()
+    parts = Parts(code, Ipset(run_command, find, code.descriptors), _Docker, None)  # type: ignore[arg-type]
+    result: dict[str, t.Any] = what._run(module, parts, store)
     return result
 
 
 def follower(store: Store) -> Reconciler:
-    return Reconciler(firewall(), Ipset(run_command, find), store)
+    code = firewall()
+    return Reconciler(code, Ipset(run_command, find, code.descriptors), store)
 
 
 # Processes -----------------------------------------------------------------------------------------------------------
@@ -118,11 +121,19 @@ def _wait_for_go() -> None:
     sys.stdin.readline()
 
 
-def once(path: str) -> None:
-    """Bring this machine to what a file says."""
+def once(path: str, delay: str = "0") -> None:
+    """Bring this machine to what a file says. With a delay, each set is filled that many seconds later, by a child."""
+
+    def slow(
+        args: t.Sequence[str], data: bytes | None, extra: t.Mapping[str, str], fds: t.Sequence[int]
+    ) -> tuple[int, bytes, bytes]:
+        if args[0].endswith("ipset") and args[1] == "restore":
+            args = ["sh", "-c", 'sleep "$1"; shift; exec "$@"', "sh", delay, *args]
+        return run_command(args, data, extra, fds)
+
     document = json.loads(Path(path).read_text(encoding="utf-8"))
     _wait_for_go()
-    result = apply(document["policies"], None, **document["settings"])
+    result = apply(document["policies"], None, run=slow if float(delay) else run_command, **document["settings"])
     print("changed" if result.changed else "the same", flush=True)
 
 
@@ -138,8 +149,9 @@ def loop(what: str, directory: str, seconds: str) -> None:
             if what == "follower":
                 follower(store).run(INVENTORY, bindings)
             else:
-                code = docker_user_chain if what == "chain" else docker_user_rule
-                run_module(code, wanted[runs % len(wanted)], store)
+                run_module(
+                    docker_user_chain if what == "chain" else docker_user_rule, wanted[runs % len(wanted)], store
+                )
         except FirewallError as error:
             print(error, flush=True)
             raise

@@ -558,6 +558,24 @@ def test_killed_at_any_moment(host: Host, variant: str, tmp_path: Path) -> None:
     assert len(seen) > 1
 
 
+def test_the_next_run_waits_for_the_set_that_a_killed_one_is_filling(host: Host, variant: str, tmp_path: Path) -> None:
+    for family in FAMILIES:
+        load(host, variant, family, docker_table(["-j RETURN"]))
+    path = tmp_path / "0"
+    path.write_text(json.dumps(version(0)), encoding="utf-8")
+    process = host.start(sys.executable, "-m", "kernel.chains", "once", str(path), "0.5", stdin=-1, stdout=-1)
+    go(process)
+    time.sleep(0.35)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    host.call(chains.apply, version(1)["policies"], None, **version(1)["settings"])
+    written = view(host, variant)
+    settle(host, 0)
+    assert view(host, variant) == written
+    assert len(host.run("ipset", "list", "-n").split()) == 2
+    assert not host.call(chains.apply, version(1)["policies"], None, **version(1)["settings"]).changed
+
+
 # At once -------------------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ class Host:
         self.nft_tables = "table ip filter\ntable ip6 filter\n"
         self.read_only = False
         self.commands: t.List[t.List[str]] = []
+        self.held: t.List[t.Tuple[str, int]] = []
         self.environments: t.List[t.Mapping[str, str]] = []
         self.before_commit: t.List[t.Callable[[], None]] = []
         self.after_commit: t.List[t.Callable[[], None]] = []
@@ -104,6 +105,8 @@ class Host:
     ) -> t.Tuple[int, bytes, bytes]:
         assert environment["LC_ALL"] == "C"
         self.commands.append(list(args))
+        if "restore" in args[0] or "restore" in args[1:]:
+            self.held.append((os.path.basename(args[0]), len(descriptors)))
         self.environments.append(environment)
         rc, out, err = self._answer(args, (data or b"").decode("utf-8", "surrogateescape"))
         return rc, out.encode("utf-8", "surrogateescape"), err.encode()

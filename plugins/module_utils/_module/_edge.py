@@ -105,7 +105,8 @@ def make_host(module: AnsibleModule) -> Host:
 
         return Connections(run, find)
 
-    return Host(Firewall(run, find), Ipset(run, find), make_docker, connections)
+    firewall = Firewall(run, find)
+    return Host(firewall, Ipset(run, find, firewall.descriptors), make_docker, connections)
 
 
 def cut_connections(

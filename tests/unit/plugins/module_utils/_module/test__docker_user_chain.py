@@ -26,6 +26,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipse
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall, FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_chain, docker_user_rule
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import Host as ModuleHost
+from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import make_host
 from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Outcome, Reconciler
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
@@ -132,9 +133,10 @@ class Site:
                 raise self.docker
             return self.docker
 
+        firewall = Firewall(self.host.run, self.host.find, 0.1, 0.1, self.locks)
         return ModuleHost(
-            Firewall(self.host.run, self.host.find, 0.1, 0.1, self.locks),
-            Ipset(self.host.run, self.host.find, release_wait=0, is_loaded=lambda: bool(self.host.sets)),
+            firewall,
+            Ipset(self.host.run, self.host.find, firewall.descriptors, 0, lambda: bool(self.host.sets)),
             create_docker,
             lambda: pytest.fail("connections were asked for"),
         )
@@ -746,6 +748,21 @@ def test_what_a_killed_run_left_is_cleared_away(site: Site) -> None:
     site.host.sets["somebodys"] = MemorySet("hash:net", "inet", 65536)
     assert site.twice(long(3), ipset_threshold=2).changed
     assert sorted(site.host.sets) == sorted([set_name("long"), "somebodys"])
+
+
+def test_whoever_writes_for_us_holds_our_lock(site: Site) -> None:
+    """If we are killed, the next run waits for the child that goes on."""
+    site.chain(long(3), ipset_threshold=2)
+    site.chain(state="absent")
+    assert {name for name, _held in site.host.held} == {"ipset", "iptables-nft-restore", "ip6tables-nft-restore"}
+    assert all(held == 1 for _name, held in site.host.held)
+
+
+def test_the_modules_own_host_holds_it_too() -> None:
+    with patch_module_args({"state": "absent"}):
+        module = AnsibleModule(argument_spec=docker_user_chain.argument_spec(), supports_check_mode=True)
+    made = make_host(module)
+    assert made.ipset._descriptors == made.firewall.descriptors
 
 
 def test_without_the_program_ipset(site: Site) -> None:
