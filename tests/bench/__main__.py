@@ -23,10 +23,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import typing as t
 
 from demo.playbook import ansible_playbook
-from hosts import modules
+from hosts import baseline, modules
 
 from ansible_collections.quaywall.docker.tests.unit.snapshots import large
 from testbed import SUITES, Bed, BedError, Host, HostSpec
@@ -43,9 +44,26 @@ PLACE: t.Final = "/opt/quaywall-bench"
 """What is needed on the host."""
 
 RULE: t.Final = "quaywall.docker.docker_user_rule"
+CHAIN: t.Final = "quaywall.docker.docker_user_chain"
 IPTABLES: t.Final = "ansible.builtin.iptables"
 PING: t.Final = "ansible.builtin.ping"
 AUDIT: t.Final = "quaywall.docker.docker_fw_audit"
+
+LEGACY: t.Final = "legacy"
+"""The bed's second host, on which Docker's chains are of the legacy variant."""
+
+NOTHING: t.Final = """\
+for iptables in iptables ip6tables; do
+    $iptables -F DOCKER-USER 2>/dev/null && $iptables -A DOCKER-USER -j RETURN
+    $iptables -t mangle -F
+    $iptables -t mangle -X
+done
+ipset list -name | xargs --no-run-if-empty -n 1 ipset destroy
+"""
+"""What a host is brought back to: DOCKER-USER as Docker makes it. No engine writes to mangle."""
+
+NEAR: t.Final = "192.0.2.1", "192.0.2.2", "192.0.2.0/24"
+"""The host's address towards a network namespace beside it, that one's, and the network of both."""
 
 Task = dict[str, t.Any]
 Times = list[float]
@@ -118,36 +136,70 @@ class Size:
     rounds: int
     dumps: tuple[int, ...]
     audits: int
+    chains: int
+    rules: int
+    networks: int
+    rest: float
 
 
-FULL: t.Final = Size(repetitions=21, policies=100, rounds=3, dumps=(1_000, 10_000, 100_000), audits=7)
-QUICK: t.Final = Size(repetitions=7, policies=20, rounds=1, dumps=(1_000, 10_000), audits=3)
+FULL: t.Final = Size(
+    repetitions=21,
+    policies=100,
+    rounds=3,
+    dumps=(1_000, 10_000, 100_000),
+    audits=7,
+    chains=7,
+    rules=10_000,
+    networks=100_000,
+    rest=30,
+)
+QUICK: t.Final = Size(
+    repetitions=7,
+    policies=20,
+    rounds=1,
+    dumps=(1_000, 10_000),
+    audits=3,
+    chains=3,
+    rules=10_000,
+    networks=100_000,
+    rest=10,
+)
 
 
 class Bench:
     """All measurements, on a host that is up and empty."""
 
-    def __init__(self, host: Host, size: Size) -> None:
+    def __init__(self, host: Host, suite: str, size: Size) -> None:
         self.host = host
+        self.suite = suite
         self.size = size
         self.rows: list[Row] = []
 
-    def run(self) -> None:
+    def run(self, only: str = "") -> None:
         self.install()
+        if only:
+            for name in only.split(","):
+                getattr(self, name)()
+            return
         self.one_audit()
         self.big_audits()
         self.one_rule()
         self.many_policies()
+        self.whole_chain()
+        self.many_rules()
+        self.long_list()
         self.dumps()
+        self.at_rest()
 
     def install(self) -> None:
         """Ten containers, the collection's code, and what measures it."""
         target = f"{PLACE}/ansible_collections/quaywall/docker"
         self.host.run(["mkdir", "-p", target])
+        self.host.run(f"cat > {PLACE}/nothing", stdin=NOTHING)
         here = pathlib.Path(__file__).resolve().parent
         copy = self.host.bed.engine.docker
         copy("cp", str(REPOSITORY / "plugins"), f"{self.host.container}:{target}/plugins")
-        for file in ("on_host_modules.py", "on_host_dump.py", "on_host_audit.py"):
+        for file in sorted(path.name for path in here.glob("on_host_*.py")):
             copy("cp", str(here / file), f"{self.host.container}:{PLACE}/{file}")
         for number in range(10):
             self.host.run_workload(f"web-{number}", publish=[f"{9000 + number}:8080"])
@@ -171,6 +223,16 @@ class Bench:
                 raise BedError(f"{name}: it changed something, and nothing was left to change.")
             times.setdefault(name, []).append(_duration(task["task"]["duration"]))
         return times
+
+    def whole_play(self, tasks: list[Task]) -> float:
+        """The seconds of a whole ``ansible-playbook`` with these tasks."""
+        play = {"hosts": GROUP, "gather_facts": False, "tasks": tasks}
+        with tempfile.TemporaryDirectory(prefix="quaywall-bench-") as folder:
+            playbook = pathlib.Path(folder) / "playbook.json"
+            playbook.write_text(json.dumps([play]), encoding="utf-8")
+            start = time.perf_counter()
+            ansible_playbook(self.host, str(playbook), GROUP)
+            return time.perf_counter() - start
 
     def on_host(self, tasks: dict[str, Task]) -> dict[str, list[dict[str, float]]]:
         """What modules take on the host, without Ansible's way there and back: wall and CPU time, by name."""
@@ -310,6 +372,151 @@ class Bench:
         job = f"one of {count} in a loop: module on the host"
         self.module_rows(job, "iptables module", module_times["ours"], module_times["theirs"], None)
 
+    def whole_chain(self) -> None:
+        """Many policies in one task, from nothing, against the built-in module in a loop and against a ping."""
+        count = self.size.policies
+        addresses = [f"172.17.200.{number + 1}" for number in range(count)]
+        policies = [{"name": f"address-{address}", "destination": address, "action": "drop"} for address in addresses]
+        theirs: Task = {
+            IPTABLES: {
+                "chain": "DOCKER-USER",
+                "action": "insert",
+                "destination": "{{ item }}",
+                "in_interface": "!docker0",
+                "protocol": "tcp",
+                "comment": "quaywall:address-{{ item }}",
+                "jump": "DROP",
+            },
+            "loop": addresses,
+        }
+        plays = {"ours": {CHAIN: {"rules": policies}}, "ping": {PING: {}}, "theirs": theirs}
+        say(f"playbooks with {count} policies, {self.size.chains} times")
+        times: dict[str, Times] = {name: [] for name in plays}
+        for turn in range(self.size.chains):
+            for name in plays if turn % 2 else list(plays)[::-1]:
+                if name == "theirs" and turn >= self.size.rounds:
+                    continue
+                self.host.run(["sh", f"{PLACE}/nothing"])
+                times[name].append(self.whole_play([{"name": name, **plays[name]}]))
+        job = f"{count} policies in one task, from nothing: playbook"
+        self.rows.append(Row(job, f"iptables module, {count} times", times["ours"], times["theirs"], 0.067))
+        self.rows.append(Row(job, "playbook with a ping", times["ours"], times["ping"], 1.6))
+        self.host.run(["sh", f"{PLACE}/nothing"])
+
+    def chain_on_host(self, name: str, rules: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+        """What the module takes on the host: from nothing, and when there is nothing to do."""
+        place = f"{PLACE}/{name}.json"
+        self.host.run(f"cat > {place}", stdin=modules.arguments(rules=rules))
+        command = ["python3", f"{PLACE}/on_host_chain.py", str(self.size.chains), place, f"{PLACE}/nothing"]
+        done = self.host.run([*command, *modules.command("docker_user_chain")], timeout=900)
+        measured: dict[str, t.Any] = json.loads(done.stdout)
+        return measured
+
+    def many_rules(self) -> None:
+        """A chain of many rules, against the bounds: a policy makes four rules in one case, one in the other."""
+        modules.install(self.host)
+        count = self.size.rules
+        four = [
+            {
+                "name": f"policy-{number}",
+                "destination": f"172.20.{number // 250}.{number % 250 + 1}",
+                "destination_port": ["8080"],
+                "source": [f"203.0.{number // 250}.{number % 250}", f"198.51.{number % 256}.0/24", "192.0.2.7"],
+                "action": "accept",
+            }
+            for number in range(count // 4)
+        ]
+        one = [
+            {"name": f"policy-{number}", "destination": f"172.20.{number // 250}.{number % 250 + 1}", "action": "drop"}
+            for number in range(count)
+        ]
+        for policies in (four, one):
+            say(f"a chain of {count} rules, {len(policies)} policies, {self.size.chains} times")
+            found = self.chain_on_host("rules", policies)
+            job = f"{found['rules']} rules + {found['guard']} of the guard, {len(policies)} policies"
+            self.bound_rows(f"{job}, from nothing: module", found["nothing"], 3.0)
+            self.bound_rows(f"{job}, no change: module", found["no change"], 2.0)
+
+    def bound_rows(self, job: str, times: list[dict[str, float]], bound: float) -> None:
+        """Wall time against a bound. CPU time tells how much of it the module had to wait for others."""
+        self.rows.append(Row(job, "the bound", [time["wall"] for time in times], [bound], 1))
+        self.rows.append(Row(f"{job}, CPU only", "the bound", [time["cpu"] for time in times], [bound]))
+
+    def long_list(self) -> None:
+        """A policy with very many sources, and what one connection costs then."""
+        modules.install(self.host)
+        count = self.size.networks
+        here, there, near = NEAR
+        networks = [f"{11 + number // 65536}.{number // 256 % 256}.{number % 256}.0/24" for number in range(count - 1)]
+        few = [f"203.0.113.{number}" for number in range(9)]
+        policies = [
+            {"name": "few", "container": "web-0", "source": [*few, near], "action": "accept"},
+            {"name": "many", "container": "web-1", "source": [*networks, near], "action": "accept"},
+        ]
+        say(f"a list of {count} networks, {self.size.chains} times")
+        found = self.chain_on_host("list", policies[1:])
+        if found["networks"] != count:
+            raise BedError(f"{count} networks are wanted in the set, and {found['networks']} are there.")
+        job = f"a list of {count} networks"
+        self.bound_rows(f"{job}, from nothing: module", found["nothing"], 3.0)
+        self.bound_rows(f"{job}, no change: module", found["no change"], 3.0)
+        say(f"connections, {self.size.repetitions} times")
+        self.host.run(["sh", f"{PLACE}/nothing"])
+        self.host.run(modules.command("docker_user_chain"), stdin=modules.arguments(rules=policies))
+        self.host.run(f"""
+            ip netns add bench && ip link add bench0 type veth peer name bench1 netns bench
+            ip address add {here}/24 dev bench0 && ip link set bench0 up
+            ip -n bench address add {there}/24 dev bench1 && ip -n bench link set bench1 up
+            ip -n bench route add default via {here}
+        """)
+        command = ["ip", "netns", "exec", "bench", "python3", f"{PLACE}/on_host_connections.py"]
+        done = self.host.run([*command, str(self.size.repetitions), "0.5", here, "9000", "9001"], timeout=300)
+        times: dict[str, Times] = json.loads(done.stdout)
+        self.rows.append(Row(f"a connection let in by {job}", "by a list of 10", times["9001"], times["9000"], 1.1))
+        self.host.run("ip netns delete bench")
+        self.host.run(["sh", f"{PLACE}/nothing"])
+
+    def at_rest(self) -> None:
+        """What the follower does while nothing happens; of legacy chains nobody tells it, so that it has to look."""
+        say("the follower at rest")
+        rest = self.size.rest
+        found = {"nft": self._at_rest(self.host)}
+        bed = self.host.bed
+        bed.up([HostSpec(LEGACY, suite=self.suite, iptables="legacy")], client=False)
+        found[LEGACY] = self._at_rest(bed.host(LEGACY))
+        bed.remove(LEGACY)
+        for variant, measured in found.items():
+            job = f"follower at rest ({variant})"
+            wake_ups, looks = measured["wake-ups"], ("one a second", rest) if variant == LEGACY else ("the bound", 1.0)
+            self.rows.append(
+                Row(
+                    f"{job}: wake-ups in {rest:g} s",
+                    looks[0],
+                    [wake_ups],
+                    [looks[1]],
+                    None if variant == LEGACY else 1,
+                    "",
+                )
+            )
+            self.rows.append(Row(f"{job}: memory", "the bound", [measured["mebibytes"]], [60.0], 1, "MiB"))
+            self.rows.append(Row(f"{job}: CPU in {rest:g} s", "that time", [measured["cpu"]], [rest]))
+
+    def _at_rest(self, host: Host) -> dict[str, float]:
+        if host is not self.host:
+            host.run(["mkdir", "-p", PLACE])
+            here = pathlib.Path(__file__).resolve().parent
+            host.bed.engine.docker("cp", str(here / "on_host_rest.py"), f"{host.container}:{PLACE}/on_host_rest.py")
+            host.run_workload("web-0", publish=["9000:8080"])
+        baseline.install(host, {"name": "web", "container": "web-0", "source": ["203.0.113.0/24"], "action": "accept"})
+        try:
+            time.sleep(5)  # what it was started by is over
+            process = host.run(["systemctl", "show", "-P", "MainPID", baseline.FOLLOWER]).stdout.strip()
+            command = ["python3", f"{PLACE}/on_host_rest.py", process, str(self.size.rest)]
+            measured: dict[str, float] = json.loads(host.run(command).stdout)
+        finally:
+            baseline.remove(host)
+        return measured
+
     def dumps(self) -> None:
         """Parsing and rendering what iptables-save prints."""
         parsing: dict[int, Times] = {}
@@ -389,6 +596,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer of everything: a look, not a result")
     parser.add_argument("--suite", choices=SUITES, default="bookworm", help="which host of the test bed")
+    parser.add_argument("--only", default="", help="measurements (methods of Bench, comma list) and no others")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _stopped)
     try:
@@ -398,10 +606,10 @@ def main() -> int:
                 f"starting a host; all in all it takes {'three minutes' if arguments.quick else 'a quarter of an hour'}"
             )
             bed.up([HostSpec(arguments.suite)], client=False)
-            bench = Bench(bed.host(arguments.suite), QUICK if arguments.quick else FULL)
+            bench = Bench(bed.host(arguments.suite), arguments.suite, QUICK if arguments.quick else FULL)
             about = machine(bench.host)
             print(describe(about), flush=True)
-            bench.run()
+            bench.run(arguments.only)
             about["load at the end"] = os.getloadavg()
     except KeyboardInterrupt:
         print("bench: stopped.", file=sys.stderr)
@@ -411,6 +619,8 @@ def main() -> int:
         return 1
     print(table(bench.rows))
     result = {"quick": arguments.quick, "machine": about, "rows": [row.to_json() for row in bench.rows]}
+    if arguments.only:
+        return 0
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"Each single time is in {RESULT.relative_to(REPOSITORY)}.")
     return 0
