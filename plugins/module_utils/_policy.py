@@ -56,6 +56,16 @@ BOTH = "both"
 BY_ADDRESS = "address"
 BY_PUBLISHED_PORT = "published_port"
 
+#: Options with few values. Ansible checks those of a task; what is stored on the host may have been edited.
+_CHOICES = {
+    "protocol": (*PORT_PROTOCOLS, "icmp", "all"),
+    "action": ("accept", "return", "drop", "reject"),
+    "otherwise": ("drop", "reject", "return", "none"),
+    "same_network": ("allow", "filter"),
+    "match": (BOTH, BY_ADDRESS, BY_PUBLISHED_PORT),
+    "ip_version": ("auto", IPV4, IPV6, BOTH),
+}
+
 _ANY_ADDRESSES = ("0.0.0.0", "::")
 
 _VERDICTS = {"accept": "ACCEPT", "return": "RETURN", "drop": "DROP", "reject": "REJECT"}
@@ -113,6 +123,9 @@ class Policy(t.NamedTuple):
         :raises PolicyError: with what was wrong, where, and what to write instead.
         """
         name = check_name(str(options["name"]))
+        for option, choices in _CHOICES.items():
+            if options.get(option) and options[option] not in choices:
+                raise PolicyError("%s is %s: write %s." % (option, shown(options[option]), " or ".join(choices)))
         target = _target(options)
         protocol = str(options.get("protocol") or "tcp")
         ports = _destination_ports(options.get("destination_port"), protocol, target)

@@ -227,8 +227,13 @@ class Reconciler:
             try:
                 settings = Settings.from_options(stored.settings)
                 self._policies = settings, parse_policies(stored.policies, settings.ipset_threshold)
-            except (PolicyError, KeyError, TypeError, ValueError) as error:
+            except PolicyError as error:
                 raise StoreError("%s: %s" % (self._store.path, error)) from error
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise StoreError(
+                    "%s holds what no playbook writes there (%s): run the playbook again, which writes it anew."
+                    % (self._store.path, error)
+                ) from error
             self._version = version
         return self._policies
 
@@ -305,6 +310,8 @@ def messages(result: Result) -> t.List[str]:
                 lines.append("%s: %s" % (where, _said(name, before.get(name, []), after.get(name, []))))
         if plan.operations and not lines:
             lines.append("%s: put the rules in their order" % where)
+        if any(own.table != MANGLE for own in plan.own):
+            lines.append("%s: brought the default into line with Docker's networks" % where)
         if any(own.table == MANGLE for own in plan.own):
             lines.append("%s: brought the guard in mangle into line" % where)
     names = {*result.sets_before, *result.sets_after}

@@ -28,6 +28,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     Delete,
     Insert,
+    OwnChain,
     Plan,
     apply,
     established_rule,
@@ -263,6 +264,88 @@ def test_twenty_changes_one_after_the_other(
             established,
             bool(rules) and baseline,
         )
+
+
+ACCEPTED = "-i lo -j ACCEPT"
+own_texts = st.none() | st.lists(st.sampled_from((BAN, "-o docker0 -j DROP", "-i docker0 -j RETURN")), max_size=3)
+own_chains = st.builds(
+    lambda found, wanted: OwnChain(
+        "filter", "QUAYWALL-DEFAULT", None if found is None else tuple(found), None if wanted is None else tuple(wanted)
+    ),
+    own_texts,
+    own_texts,
+)
+
+
+@given(
+    st.none() | chains,
+    st.lists(st.sampled_from(("-j DOCKER-USER", ACCEPTED)), max_size=4),
+    blocks,
+    st.sampled_from(("ACCEPT", "RETURN", "")),
+    st.booleans(),
+    st.booleans(),
+    own_chains,
+)
+def test_laws_of_the_whole_chain(
+    before: t.Optional[t.List[str]],
+    forward: t.List[str],
+    wanted: t.List[Rule],
+    established: str,
+    keep_foreign: bool,
+    lift_jump: bool,
+    own: OwnChain,
+) -> None:
+    """What docker_user_chain asks of a plan: a chain and a jump in any case, another first rule, no foreign rules."""
+    host = kernel(before)
+    host.chains["FORWARD"] = [
+        Stored(900 + number, text) for number, text in enumerate(forward) if before is not None or text == ACCEPTED
+    ]
+    if own.before is not None:
+        host.chains[own.name] = [Stored(950 + number, text) for number, text in enumerate(own.before)]
+
+    def made_here(chain: OwnChain) -> Plan:
+        return plan(
+            table(host),
+            wanted,
+            established=bool(established),
+            add_return=True,
+            established_target=established or "ACCEPT",
+            keep_foreign=keep_foreign,
+            own=[chain] if chain.changes else [],
+            need_chain=True,
+            lift_jump=lift_jump,
+        )
+
+    def contents() -> t.Dict[str, t.Tuple[str, ...]]:
+        return {name: host.texts(name) for name in host.chains}
+
+    there, others = contents(), foreign(host.chains.get(DOCKER_USER, []))
+    made = made_here(own)
+    assert apply(made.operations, made.before) == made.after
+    host.restore(made.transaction())
+    assert host.texts(DOCKER_USER) == made.after
+    assert (host.texts(own.name) if own.name in host.chains else None) == own.after
+    assert made_here(own._replace(before=own.after)).empty
+    found = [rule.text for rule in host.chains[DOCKER_USER]]
+    assert [text for text in found if is_managed(parse(text))] == [
+        *([ESTABLISHED.replace("-j ACCEPT", "-j " + established)] if established else []),
+        *(rule.render() for rule in wanted),
+    ]
+    kept = foreign(host.chains[DOCKER_USER])
+    if not keep_foreign:
+        assert [rule.text for rule in kept] == [RETURN]
+    elif RETURN in made.before:
+        assert kept == others
+    else:
+        assert kept[-1].text == RETURN
+        assert kept[:-1] == others
+    jumps = [text for text in host.texts("FORWARD") if text == "-j DOCKER-USER"]
+    assert len(jumps) == max(1, forward.count("-j DOCKER-USER") if before is not None else 0)
+    assert host.texts("FORWARD")[0] == "-j DOCKER-USER" or not lift_jump
+    # The rules of others in FORWARD keep their order.
+    assert [text for text in host.texts("FORWARD") if text == ACCEPTED] == [t for t in forward if t == ACCEPTED]
+    host.restore(made.undo())
+    assert contents() == there
 
 
 # By example ----------------------------------------------------------------------------------------------------------
