@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet, Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Companion
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
 if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet, Ipset
     from ansible_collections.quaywall.docker.plugins.module_utils._store import Pending, Store, Stored
 
 
 def address_sets(sets: t.Mapping[str, t.FrozenSet[str]]) -> t.Dict[str, AddressSet]:
+    if not sets:
+        return {}
+    # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet
+
     return {name: AddressSet(name, IPV6 if name.endswith("-6") else IPV4, nets) for name, nets in sets.items()}
 
 

@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, SET_PREFIX
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
 if t.TYPE_CHECKING:
@@ -93,9 +94,51 @@ class Host(t.NamedTuple):
     connections: t.Callable[[], Connections]
 
 
+class _LateIpset:
+    """The ipsets of this host, whose code is read only if there is one of ours, or one is wanted: mostly there is none.
+
+    Ansible compiles a module anew each time.
+    """
+
+    def __init__(self, run: Runner, find: Finder, descriptors: t.Callable[[], t.Sequence[int]]) -> None:
+        self._run = run
+        self._find = find
+        self._descriptors = descriptors
+        self._made: t.Optional[Ipset] = None
+
+    def _ipset(self) -> Ipset:
+        if self._made is None:
+            from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
+
+            self._made = Ipset(self._run, self._find, self._descriptors)
+        return self._made
+
+    def _is_none_of_ours(self) -> bool:
+        # Asking where the kernel has no sets would load a module.
+        program = self._find("ipset") if os.path.isdir("/sys/module/ip_set") else None
+        if program is None:
+            return True
+        rc, out, _err = self._run([program, "list", "-n"], None, {"LC_ALL": "C"}, self._descriptors())
+        return rc == 0 and SET_PREFIX.encode() not in out
+
+    def read(self, quick: bool = False) -> t.Dict[str, AddressSet]:
+        return {} if self._made is None and self._is_none_of_ours() else self._ipset().read(quick)
+
+    def prepare(self, wanted: t.Iterable[AddressSet], present: t.Mapping[str, AddressSet]) -> None:
+        sets = list(wanted)
+        if sets:
+            self._ipset().prepare(sets, present)
+
+    def undo(self) -> None:
+        if self._made is not None:
+            self._made.undo()
+
+    def finish(self, keep: t.Collection[str]) -> t.Tuple[str, ...]:
+        return () if self._made is None else self._made.finish(keep)
+
+
 def make_host(module: AnsibleModule) -> Host:
     """The host that the module runs on."""
-    from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
 
     run, find = make_runner(module), make_finder(module)
@@ -106,55 +149,7 @@ def make_host(module: AnsibleModule) -> Host:
         return Connections(run, find)
 
     firewall = Firewall(run, find)
-    return Host(firewall, Ipset(run, find, firewall.descriptors), make_docker, connections)
-
-
-def cut_connections(
-    host: Host, changes: t.Mapping[str, Change], sets: t.Mapping[str, AddressSet], dry: bool
-) -> t.List[str]:
-    """Make the kernel forget the connections that the chain would not let in now.
-
-    :param sets: the ipsets that the rules ask.
-    :param dry: only say which.
-    :returns: the connections, as text.
-    :raises FirewallError: conntrack is missing, or the kernel refuses. The rules stay.
-    """
-    # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
-    from ansible_collections.quaywall.docker.plugins.module_utils._chain import Chain
-    from ansible_collections.quaywall.docker.plugins.module_utils._connections import (
-        all_routes,
-        denied,
-        local_addresses,
-    )
-    from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
-    from ansible_collections.quaywall.docker.plugins.module_utils._intervals import join, of_network
-    from ansible_collections.quaywall.docker.plugins.module_utils._rule import Parser
-    from ansible_collections.quaywall.docker.plugins.module_utils._walk import Program
-
-    connections = host.connections()
-    found: t.List[str] = []
-    for family, change in changes.items():
-        parser = Parser(family)
-        chains = dict(host.firewall.state.tables[family].chains)
-        after = {DOCKER_USER: change.after}
-        after.update({own.name: own.after or () for own in change.plan.own if own.table == "filter"})
-        for name, rules in after.items():
-            chains[name] = Chain(name, None, tuple(parser.parse(rule) for rule in rules))
-        contents = {
-            name: join(piece for network in made.networks for piece in of_network(network))
-            for name, made in sets.items()
-            if made.family == family
-        }
-        program = Program(chains, family, contents)
-        refused = denied(connections.listed(family), program, bridge_routes(), local_addresses(), all_routes())
-        if not dry:
-            connections.drop(refused)
-        found += [
-            "%s %s port %d to %s port %d"
-            % (one.protocol, one.source, one.source_port, one.destination, one.destination_port)
-            for one in refused
-        ]
-    return found
+    return Host(firewall, t.cast(t.Any, _LateIpset(run, find, firewall.descriptors)), make_docker, connections)
 
 
 def policy_spec() -> t.Dict[str, t.Any]:
@@ -190,7 +185,6 @@ def leave(module: AnsibleModule, name: str, body: t.Callable[[], t.Dict[str, t.A
     :param name: the module's.
     :param body: does it all and returns the results.
     """
-    import os
     import traceback
 
     from ansible.module_utils.basic import missing_required_lib

@@ -18,7 +18,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._edge impo
     Host,
     chain_diffs,
     chain_results,
-    cut_connections,
     dead_rules,
     leave,
     make_host,
@@ -83,7 +82,12 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
     if options["store"] or (options["store"] is None and store.exists()):
         stored = _stored(options, rules)
     result = bring(host.firewall, host.ipset, job, dry, store, stored)
-    cut = cut_connections(host, result.changes, result.sets_after, dry) if options["drop_connections"] else []
+    cut: t.List[str] = []
+    if options["drop_connections"]:
+        # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+        from ansible_collections.quaywall.docker.plugins.module_utils._module._cut import cut_connections
+
+        cut = cut_connections(host, result.changes, result.sets_after, dry)
     return _results(module, result, result.changed or bool(cut), cut)
 
 

@@ -27,7 +27,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._edge impo
     Host,
     chain_diffs,
     chain_results,
-    cut_connections,
     dead_rules,
     leave,
     make_host,
@@ -138,7 +137,12 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
         )
     for warning in warnings:
         module.warn(warning)
-    cut = cut_connections(host, changes, beside.after(), dry) if options["drop_connections"] and policy else []
+    cut: t.List[str] = []
+    if options["drop_connections"] and policy:
+        # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+        from ansible_collections.quaywall.docker.plugins.module_utils._module._cut import cut_connections
+
+        cut = cut_connections(host, changes, beside.after(), dry)
     result: t.Dict[str, t.Any] = {
         "changed": bool(cut)
         or any(change.changed for change in changes.values())
