@@ -27,6 +27,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     GUARD_DENY_CHAIN,
     GUARD_MARK,
     Table,
+    can_only_deny,
     is_default,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
@@ -94,7 +95,8 @@ def own_chain(
     """A chain of ours as it is and is to be.
 
     :param wanted: its rules; None if it is to go.
-    :param hooks: the rules of other chains that belong to it, each wanted once while the chain is there.
+    :param hooks: the rules of other chains that belong to it, each wanted once while the chain is there, and in front
+        of all that may let a packet pass.
     """
     chain = table.chains.get(name)
     before = None if chain is None else tuple(rule.render() for rule in chain.rules)
@@ -105,10 +107,12 @@ def own_chain(
     deletes: t.List[t.Tuple[str, str]] = []
     inserts: t.List[t.Tuple[str, str]] = []
     for place, hook in hooks:
-        found = [rule for rule in _rules(table, place) if _same([rule], [hook], family)]
-        keep = 1 if wanted is not None else 0
-        deletes += [(place, rule.render()) for rule in found[keep:]]
-        if keep and not found:
+        there = _rules(table, place)
+        found = [index for index, rule in enumerate(there) if _same([rule], [hook], family)]
+        reached = bool(found) and all(can_only_deny(rule, table.chains) for rule in there[: found[0]])
+        keep = 1 if wanted is not None and reached else 0
+        deletes += [(place, there[index].render()) for index in found[keep:]]
+        if wanted is not None and not keep:
             inserts.append((place, hook.render()))
     return OwnChain(table.name, name, before, after, tuple(deletes), tuple(inserts))
 

@@ -24,7 +24,7 @@ import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
-from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
+from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, StoreError
 
 from . import chains
 from .lab import (
@@ -226,6 +226,12 @@ def test_the_guard_by_packets(site: Site, match: str) -> None:
     site.tables("-I FORWARD -j DOCKER-USER")
     site.tables("-I FORWARD -j ACCEPT")
     assert site.closed() == denied
+    site.tables("-F DOCKER-USER")
+    assert site.closed() == denied
+    # Something accepts before the guard is read, until the next run.
+    site.tables("-t mangle -I FORWARD -j ACCEPT")
+    site.tables("-t mangle -I POSTROUTING -j ACCEPT")
+    site.apply({**WEB, "match": match})
     site.tables("-F DOCKER-USER")
     assert site.closed() == denied
     # It is the guard that does it.
@@ -510,9 +516,7 @@ def test_killed_at_any_moment(host: Host, variant: str, tmp_path: Path) -> None:
     for number in (0, 1):
         paths.append(tmp_path / str(number))
         paths[-1].write_text(json.dumps(version(number)), encoding="utf-8")
-        started = time.monotonic()
         host.call(chains.apply, version(number)["policies"], None, **version(number)["settings"])
-        whole = time.monotonic() - started
         views.append(view(host, variant))
     assert all(left != right for left, right in zip(views[0], views[1], strict=True))
 
@@ -521,8 +525,14 @@ def test_killed_at_any_moment(host: Host, variant: str, tmp_path: Path) -> None:
 
     chance = random.Random(20261123)
     seen: Counter[str] = Counter()
-    old = 1
-    following = start(0)
+    # How long a whole run takes here and now; moments are spread over that, and a bit more.
+    process = start(0)
+    started = time.monotonic()
+    go(process)
+    assert process.communicate(timeout=60)[0] == b"changed\n"
+    whole = 1.2 * (time.monotonic() - started)
+    old = 0
+    following = start(1)
     try:
         for moment in range(MOMENTS):
             new = 1 - old
@@ -621,6 +631,31 @@ def test_the_modules_and_the_follower_at_once(host: Host, variant: str, tmp_path
     reconciler = host.call(chains.follower, Store(str(tmp_path)))
     outcome = host.call(reconciler.run, chains.INVENTORY, chains.bindings, dry=True)
     assert not outcome.changed, outcome.messages
+
+
+def test_a_disk_that_is_full_or_read_only_leaves_kernel_and_store_as_they_were(host: Host) -> None:
+    for family in FAMILIES:
+        load(host, "nft", family, docker_table(["-j RETURN"]))
+    folder = "/run/quaywall-store"
+    host.call(os.mkdir, folder)
+    host.run("mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=8", "none", folder)
+    store = Store(folder, folder)
+    host.call(chains.run_module, chains.docker_user_chain, {"rules": [WEB], "store": True}, store)
+    before, kept = everything(host), host.read(folder + "/policies.json")
+    many = {**WEB, "source": MANY}
+    for how in ("size=16k,nr_inodes=8", "ro"):
+        if how == "ro":
+            host.run("mount", "-o", "remount,ro", folder)
+        for module, options in (
+            (chains.docker_user_chain, {"rules": [many] + [{**many, "name": "x%d" % number} for number in range(9)]}),
+            (chains.docker_user_rule, {**many, "name": "y", "source": [*MANY] * 10}),
+        ):
+            with pytest.raises(StoreError) as caught:
+                host.call(chains.run_module, module, options, store)
+            assert folder in str(caught.value) and str(caught.value).endswith(".")
+            assert {**everything(host), "run": before["run"]} == before
+            assert host.read(folder + "/policies.json") == kept
+            assert host.call(os.listdir, folder) == ["policies.json"]
 
 
 # Faults --------------------------------------------------------------------------------------------------------------

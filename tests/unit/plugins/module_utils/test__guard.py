@@ -113,6 +113,28 @@ def test_hooks_that_stand_twice_or_lead_nowhere_are_made_right() -> None:
     assert sorted(kernel.chains) == ["FORWARD", "POSTROUTING"]
 
 
+@pytest.mark.parametrize(
+    ("ahead", "lifted"),
+    [
+        ("-j TTL --ttl-set 64", False),
+        ("-p tcp -j TCPMSS --clamp-mss-to-pmtu", False),
+        ("-s 203.0.113.9/32 -j DROP", False),
+        ("-i eth0 -j ACCEPT", True),
+        ("-j RETURN", True),
+        ("-j somewhere", True),
+    ],
+)
+def test_nothing_that_lets_pass_is_read_before_the_guard(ahead: str, lifted: bool) -> None:
+    kernel = mangle([ahead, HOOK], [ahead, STOP], QUAYWALL_GUARD=["-j RETURN"], QUAYWALL_DENY=[MARK])
+    wanted = rules("-j RETURN")
+    chains = own_guard(table(kernel), wanted, IPV4)
+    assert any(chain.changes for chain in chains) == lifted
+    write(kernel, chains)
+    assert kernel.texts("FORWARD") == ((HOOK, ahead) if lifted else (ahead, HOOK))
+    assert kernel.texts("POSTROUTING") == ((STOP, ahead) if lifted else (ahead, STOP))
+    assert not any(chain.changes for chain in own_guard(table(kernel), wanted, IPV4))
+
+
 def test_a_chain_that_is_only_spelt_otherwise_is_no_change() -> None:
     kernel = Kernel({"FORWARD": [], "QUAYWALL-DEFAULT": ["-d 172.17.0.2/32 -m conntrack --ctstate NEW,DNAT -j DROP"]})
     same = rules("-m conntrack -d 172.17.0.2 --ctstate DNAT,NEW -j DROP")

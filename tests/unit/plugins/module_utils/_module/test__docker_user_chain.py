@@ -649,9 +649,6 @@ def test_a_guard_without_its_rules_is_taken_back(site: Site) -> None:
 
 # Long lists ----------------------------------------------------------------------------------------------------------
 
-#: From `echo -n long | sha256sum`.
-LONG_SET = "quaywall-f6ef6fb0eb6ae0eb-4"
-
 
 def long(count: int, *more: str) -> t.Dict[str, t.Any]:
     return {**PORT, "name": "long", "source": ["10.%d.%d.0/24" % divmod(n, 256) for n in range(count)] + list(more)}
@@ -720,7 +717,7 @@ def test_sets_that_cannot_be_filled_leave_all_as_it_was(site: Site) -> None:
     site.chain(long(3), ipset_threshold=2, store=True)
     before, stored = site.host.everything(), site.stored
     site.host.refuse_sets = "Kernel error received: Cannot allocate memory"
-    found = site.chain(long(9), PORT | {"name": "zz", "published_port": "9"}, ipset_threshold=2)
+    found = site.chain(long(9), {**PORT, "name": "zz", "published_port": "9"}, ipset_threshold=2)
     assert found.failed
     assert "Cannot allocate memory" in found.message
     assert (site.host.everything(), site.stored) == (before, stored)
