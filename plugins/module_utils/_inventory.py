@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _binding
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
 Json = t.Mapping[str, t.Any]
+Binding = _binding.Binding
+families = _binding.families
 
 
 class DockerError(Exception):
@@ -41,26 +44,6 @@ class Endpoint(t.NamedTuple):
     bridge: str
     address: str
     family: str
-
-
-class Binding(t.NamedTuple):
-    """A container port that is published: C(-p host_address:host_port:container_port/protocol).
-
-    ``host_address`` is empty for all addresses, C(0.0.0.0) or C(::) for all of one family: the same host port may
-    be one container's in IPv4 and another's in IPv6. ``fixed`` is false for a host port that Docker chose for this run.
-    """
-
-    protocol: str
-    container_port: int
-    host_port: int
-    host_address: str
-    fixed: bool
-
-    def serves(self, family: str) -> bool:
-        """True if the port is published on an address of the family."""
-        if not self.host_address:
-            return True
-        return (":" in self.host_address) == (family == IPV6)
 
 
 class Network(t.NamedTuple):
@@ -338,11 +321,6 @@ def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:
                     )
                 )
     return tuple(sorted(set(bindings)))
-
-
-def families(addresses: t.Iterable[str]) -> t.Set[str]:
-    """The families of some addresses."""
-    return {IPV6 if ":" in address else IPV4 for address in addresses}
 
 
 # What is stored, for a time when Docker does not answer

@@ -17,6 +17,7 @@ import ipaddress
 import re
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils._binding import Binding, families
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     ACTION,
     ALLOWING,
@@ -29,13 +30,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     set_name,
     sets_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
-    Binding,
-    Container,
-    Endpoint,
-    Inventory,
-    families,
-)
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
     DEFAULT_REJECT,
     IPV4,
@@ -47,6 +41,9 @@ from ansible_collections.quaywall.docker.plugins.module_utils._rule import (
     port_range,
     port_ranges,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container, Endpoint, Inventory
 
 FAMILIES = (IPV4, IPV6)
 TARGETS = ("container", "labels", "network", "destination", "published_port")

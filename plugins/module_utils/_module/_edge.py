@@ -187,24 +187,28 @@ def leave(module: AnsibleModule, name: str, body: t.Callable[[], t.Dict[str, t.A
     """
     import traceback
 
-    from ansible.module_utils.basic import missing_required_lib
-
-    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerSdkMissing
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError
     from ansible_collections.quaywall.docker.plugins.module_utils._policy import PolicyError
-    from ansible_collections.quaywall.docker.plugins.module_utils._store import StoreError
 
     try:
         if os.geteuid() != 0:
             module.fail_json(msg="Reading and writing iptables needs root: add become: true to the task or the play.")
         result = body()
-    except DockerSdkMissing as error:
-        module.fail_json(msg=missing_required_lib("docker"), exception=error.trace)
     except FirewallError as error:
         module.fail_json(msg=str(error), **{key: printable(value) for key, value in error.details.items()})
-    except (PolicyError, DockerError, StoreError) as error:
+    except PolicyError as error:
         module.fail_json(msg=str(error))
     except Exception as error:  # noqa: BLE001 -- a traceback is no answer, and never the chain's state
+        # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+        from ansible.module_utils.basic import missing_required_lib
+
+        from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerSdkMissing
+        from ansible_collections.quaywall.docker.plugins.module_utils._store import StoreError
+
+        if isinstance(error, DockerSdkMissing):
+            module.fail_json(msg=missing_required_lib("docker"), exception=error.trace)
+        if isinstance(error, (DockerError, StoreError)):
+            module.fail_json(msg=str(error))
         module.fail_json(
             msg="Unexpected error in %s: %s. Please report it." % (name, error), exception=traceback.format_exc()
         )
