@@ -132,11 +132,14 @@ class Plan(t.NamedTuple):
 
     def undo(self) -> str:
         """The transaction that takes the plan back, as long as nobody else changed our rules since."""
-        deleted = [operation.spec for operation in self.operations if isinstance(operation, Delete)]
+        deleted: t.Dict[str, int] = {}
+        for operation in self.operations:
+            if isinstance(operation, Delete):
+                deleted[operation.spec] = deleted.get(operation.spec, 0) + 1
         lines = [_line(Delete(operation.spec)) for operation in self.operations if not isinstance(operation, Delete)]
         for index, spec in enumerate(self.before):
-            if spec in deleted:
-                deleted.remove(spec)
+            if deleted.get(spec):
+                deleted[spec] -= 1
                 lines.append(_line(Insert(index + 1, spec)))
         if self.add_jump or self.lift_jump:
             lines.append("-D %s -j %s" % (FORWARD, DOCKER_USER))
