@@ -295,7 +295,6 @@ def _with_guard(chains: t.Mapping[str, Chain]) -> t.Mapping[str, Chain]:
     return {**chains, GUARD_DENY_CHAIN: chains[GUARD_DENY_CHAIN]._replace(rules=(parse("-j DROP"),))}
 
 
-
 class Family:
     """What the checks ask about one family, in the variant of iptables that Docker uses unless another is named."""
 
