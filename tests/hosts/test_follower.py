@@ -7,7 +7,8 @@
 What a reboot, a stopped daemon and edits by hand do is in Molecule's scenarios ``persistence`` and ``follow``; here is
 the rest of the faults. By default each happens a few times, which takes a minute or two for all three engines. With
 ``QUAYWALL_LONG=1`` they happen as often as it was promised that they may: 50 networks, 10 restarts of the daemon,
-200 containers re-created, a burst of 100, 50 kills, 50 changes by playbooks at once. Figures are printed (``-s``).
+200 containers re-created, a burst of 100, 50 kills, 50 changes by playbooks at once, 20 reloads. Figures are printed
+(``-s``).
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ ADMIN: t.Final = {
 def times(few: int, promised: int) -> int:
     """How often: a few times in CI, as often as promised on request."""
     return promised if LONG else few
+
+
+def limit(seconds: float) -> float:
+    """A time that was promised for a machine with a processor to spare, on this one."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def say(host: Host, text: str) -> None:
@@ -95,7 +101,7 @@ def re_create_admin(host: Host, client: Client) -> float:
     """Seconds until the office gets in again."""
     host.docker("rm", "--force", "admin")
     run_admin(host)
-    return within(5, lambda: reached(client, host))
+    return within(10, lambda: reached(client, host))
 
 
 def suite_of(host: Host) -> str:
@@ -130,7 +136,7 @@ def machine(installed: Host, client: Client) -> Host:
     baseline.apply(installed, ADMIN)
     if "admin" not in containers or installed.workload("admin").address() != FIRST:
         re_create_admin(installed, client)
-    within(5, lambda: reached(client, installed))
+    within(10, lambda: reached(client, installed))
     return installed
 
 
@@ -143,7 +149,7 @@ def is_right(host: Host, client: Client) -> None:
     within(10, lambda: client.connect(host.address(), 8080, source=STRANGER).who == "shop")
     assert client.connect(host.address(), 9000, source=STRANGER).outcome == "timeout"
     assert host.run("iptables -S FORWARD 1").stdout.strip() == "-A FORWARD -j DOCKER-USER"
-    within(3, lambda: right(host))
+    within(limit(3), lambda: right(host))
 
 
 # What Docker does to its rules ---------------------------------------------------------------------------------------
@@ -212,7 +218,7 @@ def test_container_is_re_created_at_another_address(machine: Host, client: Clien
                 found = json.loads(machine.docker("inspect", "admin").stdout)[0]
                 made.append((found["Id"], found["NetworkSettings"]["Networks"]["inner"]["IPAddress"]))
                 assert made[-1][1] == (SECOND if taken else FIRST)
-                within(2, lambda: reached(client, machine))
+                within(limit(2), lambda: reached(client, machine))
                 if taken:
                     assert client.connect(machine.address(), 9300, source=STRANGER).who == "other"
                     machine.run("docker rm --force other")
@@ -270,7 +276,7 @@ def test_many_containers_start_at_once(machine: Host, client: Client) -> None:
             rules = "\n".join(line for line in chain(machine) if "quaywall:burst" in line)
             return len(set(re.findall(r"-d (\S+)/32", rules))) == count
 
-        within(2, all_there)
+        within(limit(2), all_there)
         took = time.time() - returned
     storm.held()
     ports = range(10001, 10001 + count)
@@ -286,7 +292,7 @@ def test_many_containers_start_at_once(machine: Host, client: Client) -> None:
         f"burst: {count} containers in {max(starts) - min(starts):.1f} s, {len(lines)} transactions, "
         f"the last {lines[-1].at - max(starts):+.3f} s after the last start, found right {took:.2f} s after",
     )
-    assert lines[-1].at - max(starts) < 2
+    assert lines[-1].at - max(starts) < limit(2)
     # Each container is created, connected and inspected: one after the other they would be three times as many.
     assert len(lines) < 2 * count
     machine.run("docker ps --quiet --filter label=tier=burst | xargs docker rm --force", timeout=300)
@@ -359,7 +365,7 @@ def test_follower_is_killed_at_any_moment(machine: Host, client: Client) -> None
             time.sleep(random.uniform(0.1, 1.0))
             before = main_pid(machine)
             machine.run(f"kill -KILL {before}")
-            took.append(within(10, lambda old=before: main_pid(machine) not in ("", old)))  # type: ignore[misc]
+            took.append(within(20, lambda old=before: main_pid(machine) not in ("", old)))  # type: ignore[misc]
         time.sleep(0.5)
     forms: collections.Counter[str] = collections.Counter()
     admin = [rule for rule in chain(machine) if "quaywall:admin-ui" in rule]
@@ -376,8 +382,7 @@ def test_follower_is_killed_at_any_moment(machine: Host, client: Client) -> None
     assert storm.accepted == 0
     # Known by its port, its address or both, or not there at all; but no allow is ever without the deny behind it.
     assert all(not form or form.endswith("-j DROP") for form in forms), forms
-    # Its start is work for the processor, which others use as well at this moment.
-    assert statistics.median(took) < 2
+    assert statistics.median(took) < limit(2)
     is_right(machine, client)
 
 
@@ -406,7 +411,7 @@ def test_playbooks_and_follower_at_once(machine: Host, client: Client) -> None:
     storm.held()
     assert [result.message for result in results if result.failed] == []
     assert all(result.changed for result in results)
-    within(3, lambda: right(machine))
+    within(limit(3), lambda: right(machine))
     rules = chain(machine)
     assert len(set(rules)) == len(rules)
     last = f"192.0.2.{times(3, 25)}"
@@ -464,7 +469,7 @@ def test_policies_cannot_be_stored(machine: Host, client: Client) -> None:
             since = time.time()
             with siege(client, machine) as storm:
                 machine.run("iptables -F DOCKER-USER")
-                took = within(1.5, lambda: ours(machine) == kernel)
+                took = within(limit(1), lambda: ours(machine) == kernel)
                 re_create_admin(machine, client)
                 time.sleep(1.2)
             say(machine, f"{said}: repaired all the same in {took:.2f} s")
@@ -639,7 +644,7 @@ def test_another_tool_reloads_its_rules(machine: Host, client: Client) -> None:
     """
     with TOOLS[suite_of(machine)](machine) as command:
         within(5, lambda: reached(client, machine))
-        within(3, lambda: right(machine))
+        within(limit(3), lambda: right(machine))
         before = ours(machine)
         took = []
         with siege(client, machine) as storm:
@@ -650,7 +655,7 @@ def test_another_tool_reloads_its_rules(machine: Host, client: Client) -> None:
         assert storm.forbidden.attempts > 50
         assert storm.forbidden.accepted == 0
         say(machine, f"{command}: right again after {milliseconds(took)}")
-        assert max(took) < 1
+        assert max(took) < limit(1)
         assert right(machine)
 
 
@@ -674,11 +679,11 @@ def test_edit_by_hand_with_legacy_iptables(legacy_host: Host, client: Client) ->
             ):
                 time.sleep(0.3)
                 host.run(edit)
-                took[edit] = within(3, lambda: ours(host) == before)
+                took[edit] = within(limit(3), lambda: ours(host) == before)
             re_create_admin(host, client)
         storm.held()
         say(host, f"legacy, edits by hand: {milliseconds(list(took.values()))}")
-        assert max(took.values()) < 2
+        assert max(took.values()) < limit(1.5)
         is_right(host, client)
     finally:
         baseline.remove(host)
