@@ -207,7 +207,7 @@ options:
       - What becomes of a policy whose container or network is not there, or cannot be looked up.
       - V(fail) fails the task, and nothing is changed.
       - V(wait) makes no rules for that policy. It is returned in RV(waiting), and the follower of the role makes its
-        rules as soon as the container is created.
+        rules as soon as the container is created. Where Docker does not answer, rules that the policy has already stay.
     type: str
     choices: [fail, wait]
     default: fail
