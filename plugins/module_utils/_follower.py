@@ -837,7 +837,8 @@ def make_reconciler(processes: Processes, store: Store) -> Reconciler:
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
     from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Reconciler
 
-    return Reconciler(Firewall(processes.run, processes.find), Ipset(processes.run, processes.find), store)
+    firewall = Firewall(processes.run, processes.find)
+    return Reconciler(firewall, Ipset(processes.run, processes.find, firewall.descriptors), store)
 
 
 def make_store() -> Store:

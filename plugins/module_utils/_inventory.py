@@ -90,10 +90,12 @@ class Inventory(t.NamedTuple):
     """All containers and networks of one engine at one moment.
 
     ``networks`` are by name. Engines up to 24 let several have one name: all but the first are by their ID.
+    ``remembered`` is true for what a host had at another time: addresses that Docker gives are not in it.
     """
 
     containers: t.Tuple[Container, ...]
     networks: t.Mapping[str, Network]
+    remembered: bool = False
 
     def container(self, wanted: str) -> t.Optional[Container]:
         """The container of that name or ID (a unique beginning of 12 or more digits will do)."""
@@ -382,7 +384,7 @@ def from_stored(stored: Json) -> t.Tuple[Inventory, Bindings]:
                 Binding(str(protocol), int(port), int(host_port), str(address), True)
                 for protocol, port, host_port, address in item["bindings"]
             )
-        inventory = Inventory(tuple(containers), {})
+        inventory = Inventory(tuple(containers), {}, True)
         for item in stored["networks"]:
             subnets, routed = tuple(map(str, item["subnets"])), frozenset(map(str, item["routed"]))
             words = [str(item[key]) for key in ("name", "id", "driver", "bridge")]

@@ -33,7 +33,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import MANGLE, Plan
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute, Policy, PolicyError
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Parser
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Parser, Rule
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, Stored, StoreError
 
 if t.TYPE_CHECKING:
@@ -140,13 +140,14 @@ def bring(
                     % ("ip6tables" if family == IPV6 else "iptables", _FAMILY_TEXTS[family])
                 )
             table, mangle = state.tables[family], state.mangle.get(family)
+            known = _as_they_are(job, state, wanted)
             if job.settings is None:
                 plans[family] = plan_removal(table, mangle, family)
                 continue
             if job.settings.guard and mangle is None:
                 unguarded.add(family)
-            plans[family] = plan_chain(table, mangle, wanted, job.settings, family, _unknown(job, state))
-            asked.update(name for rule in rules_of(table, wanted.unanswered) for name in sets_of(rule))
+            plans[family] = plan_chain(table, mangle, known, job.settings, family, _unknown(job, state))
+            asked.update(name for rule in rules_of(table, known.unanswered) for name in sets_of(rule))
         return plans
 
     def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
@@ -165,6 +166,25 @@ def bring(
         dnat[0],
         beside.will_store() if dry else beside.stored,
     )
+
+
+def _as_they_are(job: Job, state: State, wanted: Wanted) -> Wanted:
+    """Where Docker is only remembered, rules that are there know more of addresses than what is remembered."""
+    if job.inventory is None or not job.inventory.remembered:
+        return wanted
+    looked_up = {policy.name for policy in job.policies if policy.needs_docker}
+    there = {
+        mark.policy
+        for table in state.tables.values()
+        for mark in map(mark_of, rules_of(table, looked_up))
+        if mark is not None
+    }
+    rules = {family: _without(made, there) for family, made in wanted.rules.items()}
+    return wanted._replace(rules=rules, unanswered=wanted.unanswered | there)
+
+
+def _without(rules: t.Iterable[Rule], policies: t.Collection[str]) -> t.List[Rule]:
+    return [rule for rule in rules for mark in [mark_of(rule)] if mark is None or mark.policy not in policies]
 
 
 def _docker_uses_ip6(state: State) -> bool:

@@ -194,7 +194,8 @@ def _prepare(path: str, document: Json) -> t.Optional[Pending]:
             return None
     except StoreError:
         pass  # it is written anew
-    temporary = "%s.%d" % (path, os.getpid())
+    # One name: what a killed run left is written over. Whoever stores policies holds the own lock.
+    temporary = path + ".new"
     pending = Pending(path, temporary)
     try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _iptables
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container, Inventory
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
+    Binding,
+    Container,
+    Inventory,
+    from_stored,
+    to_stored,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall, FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Outcome, Reconciler
@@ -317,3 +323,31 @@ def test_many_addresses_are_not_all_said(site: Site) -> None:
         "IPv4 DOCKER-USER: wrote policy all (10 rules) "
         "for 172.31.0.10, 172.31.0.11, 172.31.0.12, 172.31.0.13 and 6 more"
     )
+
+
+def test_docker_that_is_only_remembered_takes_no_address_away(site: Site) -> None:
+    """A follower that starts while Docker is down: with live-restore the containers run on, at their addresses."""
+    site.keep(ADMIN, PORT)
+    site.run()
+    before = site.host.everything()
+    remembered, bindings = from_stored(to_stored(INVENTORY, FakeDocker(INVENTORY).bindings))
+    assert remembered.remembered
+    found = site.run(remembered, bindings)
+    assert not found.changed
+    assert site.host.everything() == before
+    # What needs no look-up is put right all the same, and so is the order.
+    site.host.tables["iptables", "nft"].restore("*filter\n-D DOCKER-USER %s\nCOMMIT\n" % PORT_RULE)
+    assert site.run(remembered, bindings).changed
+    assert site.host.everything() == before
+
+
+def test_after_a_boot_what_is_remembered_is_all_there_is(tmp_path: t.Any) -> None:
+    site = Site(tmp_path, NO_DOCKER, NO_DOCKER)
+    fixed = (Binding("tcp", 8080, 9000, "", True),)
+    site.keep(ADMIN)
+    remembered, bindings = from_stored(to_stored(INVENTORY, lambda container: fixed))
+    assert site.run(remembered, bindings, ip6_dnat=True).changed
+    for command in ("iptables", "ip6tables"):
+        rules = site.texts(command)
+        assert any("--ctorigdstport 9000" in rule and rule.endswith("-j DROP") for rule in rules)
+        assert not any("172.17.0.10" in rule for rule in rules)

@@ -187,7 +187,7 @@ def test_nobody_is_led_elsewhere_by_a_link(store: Store, tmp_path: t.Any) -> Non
     write(store)
     victim = tmp_path / "victim"
     victim.write_text("kept")
-    os.symlink(str(victim), "%s.%d" % (store.path, os.getpid()))
+    os.symlink(str(victim), store.path + ".new")
     with pytest.raises(StoreError):
         store.prepare(Stored({}, ()))
     assert victim.read_text() == "kept"
