@@ -340,10 +340,17 @@ atexit.register(gc.freeze)
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.quaywall.docker.plugins.module_utils._module.docker_user_chain import argument_spec, run_module
+from ansible_collections.quaywall.docker.plugins.module_utils._module._once import compile_once
 
 
 def main() -> None:
+    compile_once()
+    # Only now, as this is most of what is compiled.
+    from ansible_collections.quaywall.docker.plugins.module_utils._module.docker_user_chain import (
+        argument_spec,
+        run_module,
+    )
+
     module = AnsibleModule(
         argument_spec=argument_spec(), supports_check_mode=True, required_if=[("state", "present", ["rules"])]
     )
