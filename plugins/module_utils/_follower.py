@@ -68,6 +68,9 @@ SETTLE = 1.0
 UNSETTLED = 5.0
 #: A container that joined a network has its addresses before the list of containers knows; it starts within this time.
 JOINING = 60.0
+#: A container that was removed is expected back under its name for so long, and its published ports stay guarded:
+#: re-created, it may accept connections before Docker tells which ports it has.
+EXPECTED = 60.0
 #: A burst: more containers than that in a second, and so many runs that changed something.
 BURST_CONTAINERS, BURST_RUNS = 5, 3
 BURST_STEP, BURST_WAIT = 0.05, 0.25
@@ -221,6 +224,8 @@ class Known:
         self._chosen: t.Set[str] = set()
         self._asked: t.Set[str] = set()
         self._joining: t.Dict[str, float] = {}
+        #: Removed containers by name: until when they are expected back, and their fixed port bindings.
+        self._left: t.Dict[str, t.Tuple[float, Container, t.Tuple[Binding, ...]]] = {}
         self._troubles: t.Dict[str, str] = {}
         self._dirty = False
         #: True if only a look at everything can tell what Docker has.
@@ -241,7 +246,12 @@ class Known:
         self.ip6_dnat = bool(self._stored["ip6_dnat"]) if "ip6_dnat" in self._stored else None
 
     def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
-        """The fixed port bindings of a container, none while they cannot be told."""
+        """The fixed port bindings of a container, none while they cannot be told.
+
+        Until it is inspected, those of its predecessor of the same name.
+        """
+        if container.id not in self._fixed and container.name in self._left:
+            return self._left[container.name][2]
         if container.id not in self._fixed and container.id not in self._asked and self.docker is not None:
             try:
                 self._learn(self.docker.inspect(container.id))
@@ -250,8 +260,29 @@ class Known:
                 self._in_trouble(container.id, str(error))
         return self._fixed.get(container.id, ())
 
+    def guarded(self) -> t.Optional[Inventory]:
+        """What Docker has, and what it had a moment ago and is expected back."""
+        if self.inventory is None or not self._left:
+            return self.inventory
+        now, taken = self._clock(), set()
+        for container in self.inventory.containers:
+            taken |= {(port.protocol, port.host_port) for port in self._fixed.get(container.id, ())}
+        self._left = {
+            name: left
+            for name, left in self._left.items()
+            if left[0] > now and not any((port.protocol, port.host_port) in taken for port in left[2])
+        }
+        names = {container.name for container in self.inventory.containers}
+        left = tuple(container for _until, container, _ports in self._left.values() if container.name not in names)
+        return self.inventory._replace(containers=(*self.inventory.containers, *left))
+
+    def expected_until(self) -> t.Optional[float]:
+        """When the next removed container is not expected back any more."""
+        return min((until for until, _container, _ports in self._left.values()), default=None)
+
     def _learn(self, inspection: Inspection) -> None:
         identity = inspection.container.id
+        self._left.pop(inspection.container.name, None)
         self._fixed[identity] = inspection.bindings
         self._troubles.pop(identity, None)
         if inspection.chosen:
@@ -412,7 +443,9 @@ class Known:
                 self._ask(identity)
 
     def _removed(self, identity: str) -> None:
-        self._fixed.pop(identity, None)
+        fixed, known = self._fixed.pop(identity, ()), _by_id(self.inventory, identity)
+        if fixed and known is not None:
+            self._left[known.name] = (self._clock() + EXPECTED, known.stopped(), fixed)
         self._chosen.discard(identity)
         self._change(lambda inventory: inventory.without_container(identity))
 
@@ -690,6 +723,11 @@ class Follower:
             self._busy = False
         if self._known.unsure and self._known.docker is not None:
             self._look_at = self._clock() + UNSETTLED
+        until = self._known.expected_until()
+        if until is not None:
+            if until <= self._clock():
+                self._docker_at = self._clock()
+            self._look_at = min(max(until, self._clock() + SETTLE), self._look_at or until)
 
     def _run(self, by_others: bool) -> None:
         self._docker_at = self._others_at = self._retry_at = None
@@ -697,7 +735,7 @@ class Follower:
         self._busy = True
         try:
             outcome = self._reconciler.run(
-                self._known.inventory, self._known.bindings, ip6_dnat=None if answers else self._ip6_dnat()
+                self._known.guarded(), self._known.bindings, ip6_dnat=None if answers else self._ip6_dnat()
             )
         except Exception as error:  # noqa: BLE001 -- whatever it is, the next attempt may go better
             self._complain("run", sentence(error))

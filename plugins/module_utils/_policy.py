@@ -518,7 +518,33 @@ def _sets(policy: Policy, rules: t.Mapping[str, t.Sequence[Rule]]) -> t.Dict[str
     found: t.Dict[str, t.FrozenSet[str]] = {}
     for family, made in rules.items():
         if any(sets_of(rule) for rule in made):
-            found[set_name(policy.name, family)] = frozenset(map(_element, _sources_of(policy, family)))
+            found[set_name(policy.name, family)] = long_lists(policy)[family] or frozenset()
+    return found
+
+
+#: Long lists by the identity of a policy's sources: to make one anew each time takes longer than all the rest.
+_LONG_LISTS: t.Dict[int, t.Tuple[t.Any, int, t.Dict[str, t.Optional[t.FrozenSet[str]]]]] = {}
+
+
+def long_lists(policy: Policy) -> t.Mapping[str, t.Optional[t.FrozenSet[str]]]:
+    """The families of which the policy has more sources than rules are made for, each with what its ipset is to hold.
+
+    None where that is everybody: a set cannot hold such a network, and the others add nothing to it.
+    """
+    if policy.sources is None or not 0 < policy.ipset_threshold < len(policy.sources):
+        return {}
+    known = _LONG_LISTS.get(id(policy.sources))
+    if known is not None and known[0] is policy.sources and known[1] == policy.ipset_threshold:
+        return known[2]
+    found: t.Dict[str, t.Optional[t.FrozenSet[str]]] = {}
+    for family in FAMILIES:
+        named = _sources_of(policy, family)
+        if len(named) > policy.ipset_threshold:
+            everybody = any(source.prefixlen == 0 for source in named)
+            found[family] = None if everybody else frozenset(map(_element, named))
+    if len(_LONG_LISTS) >= 256:
+        _LONG_LISTS.clear()
+    _LONG_LISTS[id(policy.sources)] = policy.sources, policy.ipset_threshold, found
     return found
 
 
@@ -750,12 +776,11 @@ def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tupl
     everybody: t.Tuple[_Who, ...] = (None,)
     sources: t.Tuple[_Who, ...] = everybody
     if policy.sources is not None:
-        named = _sources_of(policy, family)
-        sources = tuple(named)
-        if 0 < policy.ipset_threshold < len(named):
-            # A set cannot hold the network that is everybody, and the others add nothing to it.
-            everyone = any(source.prefixlen == 0 for source in named)
-            sources = everybody if everyone else (set_name(policy.name, family),)
+        lists = long_lists(policy)
+        if family not in lists:
+            sources = tuple(_sources_of(policy, family))
+        elif lists[family] is not None:
+            sources = (set_name(policy.name, family),)
     for section, verdict, who in ((ACTION, policy.action, sources), (OTHERWISE, policy.otherwise, everybody)):
         if verdict == "none":
             continue

@@ -23,7 +23,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._baseline import (
     rules_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._beside import Beside, address_sets
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import docker_manages, is_managed, mark_of, sets_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    docker_manages,
+    is_managed,
+    mark_of,
+    set_name,
+    sets_of,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     LEGACY,
     Change,
@@ -32,7 +38,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     State,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import MANGLE, Plan
-from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute, Policy, PolicyError
+from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
+    BridgeRoute,
+    Policy,
+    PolicyError,
+    long_lists,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Parser, Rule
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, Stored, StoreError
 
@@ -152,7 +163,9 @@ def bring(
 
     def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
         made = compiled.get(dnat[0], NOTHING)
-        return address_sets(made.sets), asked
+        # A policy that waits for its container needs its set soon, and a long one is not made in a moment.
+        mine = {set_name(policy.name, family) for policy in job.policies for family in long_lists(policy)}
+        return address_sets(made.sets), asked | mine
 
     beside = Beside(ipset, sets, store, None if stored is None else lambda: stored, quick, forget=job.settings is None)
     changes = firewall.change(planner, dry, chain_needed=False, creates=job.settings is not None, companion=beside)

@@ -30,6 +30,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._events import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._follower import (
     ERROR,
+    EXPECTED,
     Follower,
     Journal,
     Known,
@@ -258,6 +259,59 @@ def test_a_renamed_container_and_one_that_takes_its_name() -> None:
     # Nobody told that the first is gone: two cannot have one name.
     made.hear([event("create", C, "web")])
     assert sorted(addresses(made)) == ["aaaa_web", "web"]
+
+
+def _names(made: Known) -> t.List[str]:
+    guarded = made.guarded()
+    assert guarded is not None
+    return sorted(item.name for item in guarded.containers)
+
+
+def test_a_removed_container_is_expected_back() -> None:
+    """Re-created, it may accept connections before its ports are known: those of its predecessor stay guarded."""
+    clock = Clock()
+    docker = Docker(container(A, "web", "172.17.0.2"), container(C, "other"))
+    docker.fixed[A] = (BINDING,)
+    made, _asked, _journal = known(docker, clock=clock)
+    assert made.inventory is not None
+    made.bindings(made.inventory.containers[0])
+    made.hear([event("die", A, "web"), event("destroy", A, "web")])
+    assert "web" not in addresses(made)
+    assert _names(made) == ["other", "web"]
+    guarded = made.guarded()
+    assert guarded is not None
+    left = guarded.container("web")
+    assert left is not None
+    assert (left.running, left.networks, made.bindings(left)) == (False, {"bridge": ()}, (BINDING,))
+    # Its namesake is created, and its ports are those of its predecessor until it was inspected.
+    made.hear([event("create", B, "web")])
+    found = made.inventory.container("web") if made.inventory else None
+    assert found is not None
+    assert found.id == B
+    assert made.bindings(found) == (BINDING,)
+    assert _names(made) == ["other", "web"]
+    made.hear([Inspection(container(B, "web", running=False), (), False)])
+    assert made.bindings(found) == ()
+    made.hear([event("destroy", B, "web")])
+    assert _names(made) == ["other"]
+
+
+@pytest.mark.parametrize("why", ["time", "another container has the port"])
+def test_a_removed_container_is_not_expected_for_ever(why: str) -> None:
+    clock = Clock()
+    docker = Docker(container(A, "web", "172.17.0.2"), container(C, "other", running=False))
+    docker.fixed[A] = (BINDING,)
+    made, _asked, _journal = known(docker, clock=clock)
+    assert made.inventory is not None
+    made.bindings(made.inventory.containers[0])
+    made.hear([event("destroy", A, "web")])
+    assert made.expected_until() == clock.now + EXPECTED
+    if why == "time":
+        clock.now += EXPECTED
+    else:
+        made.hear([Inspection(docker.containers[C], (BINDING,), False)])
+    assert _names(made) == ["other"]
+    assert made.expected_until() is None
 
 
 def test_what_nobody_told_of() -> None:
