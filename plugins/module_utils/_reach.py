@@ -207,8 +207,9 @@ class Judge:
         if overlaps(self.survey.family(family).subnets, ((number, number),)):
             raise TraceError("destination: no container that runs has %s." % text)
         source = _parsed(question.source)
-        inside = source is None or str(source) in self.survey.owners or self.tracer.routes[family].local(int(source))
-        if not inside and "/" not in question.source:
+        routes = self.tracer.routes[family]
+        inside = source is None or str(source) in self.survey.owners or routes.local(int(source))
+        if not inside and "/" not in question.source and self._same_side(question, family, int(source or 0), number):
             own = sorted(
                 address.partition("/")[0]
                 for item in self.snapshot.interfaces
@@ -219,6 +220,14 @@ class Judge:
                 "destination: %s is neither an address of this host nor of one of its containers; the host has %s."
                 % (text, ", ".join(own[:_MOST_NAMED]) or "none of that family")
             )
+
+    def _same_side(self, question: Question, family: str, source: int, number: int) -> bool:
+        """True if a packet between these two has no reason to come by this host."""
+        routes = self.tracer.routes[family]
+        there, here = routes.to(number)[0], routes.to(source)[0]
+        if there is None or there.interface == "":
+            return not question.in_interface
+        return there.interface == (question.in_interface or (here.interface if here is not None else ""))
 
     def _of_container(self, question: Question, container: Container, family: str) -> _Target:
         """A container by name: by the port that it publishes, as clients do, or its own address from inside."""
