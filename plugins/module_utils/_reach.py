@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import typing as t
 
@@ -124,8 +125,10 @@ class Judge:
                 raise TraceError("port: icmp has no ports; leave it out, or choose protocol tcp, udp or sctp.")
         elif not 1 <= question.port <= 65535:
             raise TraceError("port: %d is none; give one between 1 and 65535." % question.port)
+        if not question.in_interface:
+            return
         names = [item.name for item in self.snapshot.interfaces]
-        if question.in_interface and names and question.in_interface not in names:
+        if names and question.in_interface not in names:
             raise TraceError(
                 "in_interface: the host has no interface %s; it has %s."
                 % (question.in_interface, ", ".join(names[:_MOST_NAMED]))
@@ -346,12 +349,20 @@ class Judge:
         ends: t.Sequence[End],
         clients: Intervals,
         starts: t.Sequence[Start],
+        brief: t.Optional[t.Dict[t.Any, str]] = None,
     ) -> Answer:
         verdict, reasons, end = judged(ends, clients)
         endpoint = self.tracer.endpoint(end) if end.kind != "host" else None
         inside = endpoint is not None
         words = _Words(self, question, target, end, endpoint, starts)
-        sentence, advice = words.sentence(verdict, reasons)
+        if brief is None:
+            sentence, advice = words.sentence(verdict, reasons)
+        else:
+            # What a cell says does not name its source, so it is said once.
+            key = (id(end.steps), end.kind, verdict, reasons, starts[0].local)
+            if key not in brief:
+                brief[key] = words.sentence(verdict, reasons, advise=False)[0]
+            sentence, advice = brief[key], ""
         steps = end.steps
         sent = "%s to %s" % (question.source, with_port(address_text(target.family, target.number), target.port))
         origin = starts[0]
@@ -391,6 +402,7 @@ class Judge:
             asked = self._all_published(destination)
         found: t.List[Answer] = []
         for where, protocol, port in asked:
+            said: t.Dict[t.Any, str] = {}
             prepared: t.List[t.Tuple[Question, _Target, t.List[Start]]] = []
             groups: t.Dict[t.Tuple[t.Any, ...], t.List[Intervals]] = {}
             for source in sources:
@@ -413,7 +425,7 @@ class Judge:
             for question, target, starts in prepared:
                 clients = join(piece for start in starts for piece in start.region)
                 own = [end for start in starts for end in ends[target, start._replace(region=())]]
-                found.append(self._answer(question, target, own, clients, starts))
+                found.append(self._answer(question, target, own, clients, starts, said))
         return found
 
     def _all_published(self, destination: str) -> t.List[t.Tuple[str, str, int]]:
@@ -470,12 +482,12 @@ class _Words:
         self._judge, self._question, self._target = judge, question, target
         self._end, self._endpoint, self._starts = end, endpoint, starts
 
-    def sentence(self, verdict: str, reasons: t.Sequence[str]) -> t.Tuple[str, str]:
+    def sentence(self, verdict: str, reasons: t.Sequence[str], advise: bool = True) -> t.Tuple[str, str]:
         """The answer in one sentence, and what to do, which is the sentence's end."""
         if verdict == DELIVERED:
             text, advice = "Delivered: " + self._delivered() + self._never_read(DENYING), ""
         elif verdict == BLOCKED:
-            text, advice = "Blocked: " + self._blocked() + self._never_read(("ACCEPT",)), self._advice()
+            text, advice = "Blocked: " + self._blocked() + self._never_read(("ACCEPT",)), self._advice() if advise else ""
         else:
             text = "Possible: it hangs on %s; if it is blocked, %s" % ("; ".join(reasons), self._blocked())
             advice = ""
@@ -518,7 +530,7 @@ class _Words:
             where += " of the %s iptables" % decided.variant
         if not decided.position:
             return "the policy of %s" % where
-        mark = mark_of(parse(decided.rule, decided.family))
+        mark = mark_of(_rule(decided.rule, decided.family))
         policy = ", policy %s," % mark.policy if mark is not None and mark.policy else ""
         return "rule %d of %s%s" % (decided.position, where, policy)
 
@@ -541,7 +553,7 @@ class _Words:
         forwarded = "Docker forwards port %d to %s" % (end.translated[1], self._who())
         if end.reply or not end.decided.position:
             return "%s, although %s" % (text, forwarded)
-        if end.port != end.translated[1] and names_port(parse(end.decided.rule, end.decided.family), end.port):
+        if end.port != end.translated[1] and names_port(_rule(end.decided.rule, end.decided.family), end.port):
             return "%s, because %s and %s sees the container's port %d" % (
                 text,
                 forwarded,
@@ -593,7 +605,7 @@ class _Words:
                 "unserved": "publish the port, or ask for the one that is published" if not self._offer() else "",
                 "forwarding": "switch forwarding on",
             }.get(end.kind, "")
-        mark = mark_of(parse(decided.rule, decided.family)) if decided.position else None
+        mark = mark_of(_rule(decided.rule, decided.family)) if decided.position else None
         if mark is not None and mark.policy:
             return "to let it in, change the policy %s" % mark.policy
         if end.reply:
@@ -618,6 +630,12 @@ class _Words:
         return "to let it in, change that rule"
 
 
+@functools.lru_cache(maxsize=4096)
+def _rule(text: str, family: str) -> Rule:
+    return parse(text, family)
+
+
+@functools.lru_cache(maxsize=4096)
 def _parsed(text: str) -> t.Union[None, ipaddress.IPv4Address, ipaddress.IPv6Address]:
     """The address, or a network's first one; None for what is none."""
     try:

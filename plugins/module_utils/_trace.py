@@ -180,6 +180,7 @@ class Routes:
         self._levels: t.Dict[int, t.Dict[int, t.List[Route]]] = {}
         self._others: t.List[t.Tuple[Intervals, Route]] = []
         self._local: t.Set[int] = set()
+        self._asked: t.Dict[int, t.Tuple[t.Optional[Route], t.Tuple[str, ...]]] = {}
         self.known = any(route.family == family for route in snapshot.routes)
         six = family == IPV6
         for interface in snapshot.interfaces:
@@ -212,6 +213,12 @@ class Routes:
 
     def to(self, address: int) -> t.Tuple[t.Optional[Route], t.Tuple[str, ...]]:
         """The route that is taken, and what that hangs on."""
+        known = self._asked.get(address)
+        if known is None:
+            known = self._asked[address] = self._looked_up(address)
+        return known
+
+    def _looked_up(self, address: int) -> t.Tuple[t.Optional[Route], t.Tuple[str, ...]]:
         reasons: t.Tuple[str, ...] = ()
         taken: t.Optional[Route] = None
         for length in sorted(self._levels, reverse=True):
