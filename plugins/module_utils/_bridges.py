@@ -18,7 +18,9 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import Chain, Dump, Table
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Parser
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Json, Snapshot
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Json, Snapshot
 
 #: By hook and priority the table whose chain is read at that place.
 _PLACES = {
@@ -102,9 +104,9 @@ def _elements(data: t.Any, maps: t.Mapping[t.Any, Json]) -> t.Iterator[t.Tuple[s
     else:
         listed = (data or {}).get("set") or ()
     for key, verdict in listed:
-        if isinstance(key, dict):
-            key = (key.get("elem") or {}).get("val")
-        yield str(key), verdict
+        # An element with a comment or a counter is an object.
+        name = (key.get("elem") or {}).get("val") if isinstance(key, dict) else key
+        yield str(name), verdict
 
 
 def _verdict(expression: Json) -> str:

@@ -19,15 +19,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENY
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     Intervals,
     covers,
-    intersect,
     join,
     of_network,
     overlaps,
-    subtract,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, parse
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot
 from ansible_collections.quaywall.docker.plugins.module_utils._trace import (
     BLOCKED,
     CLIENT_PORTS,
@@ -41,6 +37,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._trace import (
     address_text,
     with_port,
 )
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container
+    from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot
 
 HOST = "host"
 _MOST_NAMED = 8
@@ -367,7 +367,9 @@ class Judge:
         sent = "%s to %s" % (question.source, with_port(address_text(target.family, target.number), target.port))
         origin = starts[0]
         how = "from the host itself" if origin.local else "in by %s" % origin.in_interface
-        first = Step("start", "%s from %s, %s%s" % (question.protocol, sent, how, "; " + target.note if target.note else ""))
+        first = Step(
+            "start", "%s from %s, %s%s" % (question.protocol, sent, how, "; " + target.note if target.note else "")
+        )
         return Answer(
             question,
             verdict,
@@ -487,7 +489,10 @@ class _Words:
         if verdict == DELIVERED:
             text, advice = "Delivered: " + self._delivered() + self._never_read(DENYING), ""
         elif verdict == BLOCKED:
-            text, advice = "Blocked: " + self._blocked() + self._never_read(("ACCEPT",)), self._advice() if advise else ""
+            text, advice = (
+                "Blocked: " + self._blocked() + self._never_read(("ACCEPT",)),
+                self._advice() if advise else "",
+            )
         else:
             text = "Possible: it hangs on %s; if it is blocked, %s" % ("; ".join(reasons), self._blocked())
             advice = ""
@@ -636,7 +641,7 @@ def _rule(text: str, family: str) -> Rule:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(text: str) -> t.Union[None, ipaddress.IPv4Address, ipaddress.IPv6Address]:
+def _parsed(text: str) -> t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address, None]:
     """The address, or a network's first one; None for what is none."""
     try:
         return ipaddress.ip_network(text.strip(), strict=False).network_address
@@ -663,5 +668,3 @@ def rows(answers: t.Sequence[Answer]) -> t.List[str]:
     ]
     widths = [max(len(row[column]) for row in [head, *body]) for column in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *body]]
-
-

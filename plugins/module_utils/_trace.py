@@ -27,17 +27,15 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     NOTHING,
     Interval,
     Intervals,
-    covers,
     intersect,
     join,
     of_network,
     overlaps,
-    size,
     subtract,
     union,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Field, Rule
-from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import NFT, Route, Snapshot
+from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Route, Snapshot
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
     ACCEPT,
     ANY_PORT,
@@ -291,7 +289,8 @@ class Tracer:
 
     def _unread(self, family: str) -> t.Tuple[str, ...]:
         """What of the rules could not be read."""
-        return tuple(
+        missing = self._bridges[family][1] if family in self._bridges else ()
+        return missing + tuple(
             "what was not read: %s" % hole.reason.rstrip(".")
             for hole in self.snapshot.holes
             if hole.part == "iptables"
@@ -463,7 +462,11 @@ class Tracer:
             ends += [
                 item._replace(
                     kind=end.kind if item.delivered else item.kind,
-                    family=end.family, destination=end.destination, port=end.port, translated=packet.original, proxied=True
+                    family=end.family,
+                    destination=end.destination,
+                    port=end.port,
+                    translated=packet.original,
+                    proxied=True,
                 )
                 for item in outer
             ]
@@ -554,7 +557,7 @@ class Tracer:
         return packets
 
     def _tracked(self, packet: _Packet) -> _Packet:
-        """conntrack's part: a packet that a rule of the table raw did not want tracked has no connection."""
+        """What conntrack does: a packet that a rule of the table raw did not want tracked has no connection."""
         untracked = packet.mark is not None and bool(packet.mark & _NOTRACK)
         if packet.mark is None:
             packet = packet.hanging(("whether the connection is tracked",))
@@ -621,9 +624,7 @@ class Tracer:
             )
         return self._silent[key]
 
-    def _chain(
-        self, packet: _Packet, variant: Family, hook: str, table: str, ends: t.List[End]
-    ) -> t.List[_Packet]:
+    def _chain(self, packet: _Packet, variant: Family, hook: str, table: str, ends: t.List[End]) -> t.List[_Packet]:
         """Packets through one chain: those that go on, each as it goes on."""
         if self._is_silent(variant, table, hook):
             return [packet]
@@ -668,8 +669,7 @@ class Tracer:
 
     def _translated(self, packet: _Packet, reading: _Reading, outcome: Outcome, step: Step) -> _Packet:
         """What DNAT, REDIRECT, SNAT and MASQUERADE do."""
-        assert_site = outcome.site
-        rule = reading.program.rule(assert_site) if assert_site is not None else Rule(())
+        rule = reading.program.rule(outcome.site) if outcome.site is not None else Rule(())
         verdict = outcome.verdict
         if verdict in ("DNAT", "REDIRECT"):
             address, port = packet.destination, packet.port
@@ -871,9 +871,7 @@ class _Reading(t.NamedTuple):
             return Step(self.hook, "%s%s: no rule decides, and the policy lets it pass" % (place, suffix), decided)
         site = self.program.exact(site, self.peer, region)
         rule = self.program.rule(site).render()
-        decided = Decided(
-            self.packet.family, self.variant.variant, self.table, site.chain, site.position, rule
-        )
+        decided = Decided(self.packet.family, self.variant.variant, self.table, site.chain, site.position, rule)
         verb = {"ACCEPT": "accepts", "DROP": "drops", "REJECT": "rejects", "RETURN": "returns"}.get(
             outcome.verdict, "does %s to" % outcome.verdict
         )
@@ -914,12 +912,11 @@ def _sorted_out(
         if outcome.verdict not in (ACCEPT, RETURN) and not translates:
             stops.append(outcome)
             continue
-        for region, mark in _marked(outcome, marks, before):
+        for whole, mark in _marked(outcome, marks, before):
             way = (outcome.site if translates else None, mark)
             group = parts.setdefault(way, [])
             # Nothing hangs on which of several rules lets it pass.
-            for known in group:
-                region = subtract(region, known.region) if region else region
+            region = subtract(whole, _joined([known.region for known in group])) if group else whole
             if region:
                 group.append(_Part(way, region, outcome, mark, outcome.reasons))
     return [part for group in parts.values() for part in group], stops
@@ -951,7 +948,7 @@ def _marked(
 
 
 def _with_notrack(chains: t.Mapping[str, Chain]) -> t.Tuple[t.Dict[str, Chain], t.List[str]]:
-    """The chains with C(-j NOTRACK) and C(-j CT --notrack) as marks of a bit of their own; the names of changed ones."""
+    """The chains with C(-j NOTRACK) and C(-j CT --notrack) as marks of their own bit; the names of changed ones."""
     found, changed = dict(chains), []
     for name, chain in chains.items():
         rules = [_as_mark(rule) if rule.target in ("CT", "NOTRACK") else rule for rule in chain.rules]
@@ -1007,5 +1004,3 @@ def with_port(address: str, port: int) -> str:
     if not port:
         return address
     return "[%s]:%d" % (address, port) if ":" in address else "%s:%d" % (address, port)
-
-
