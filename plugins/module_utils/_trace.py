@@ -357,6 +357,13 @@ class Tracer:
     def _forward(self, packet: _Packet, ends: t.List[End]) -> None:
         if packet.in_interface == packet.out_interface and packet.in_interface in self.survey.networks_by_bridge:
             packet = packet._replace(bridged=bool(self.survey.bridge_netfilter(packet.family)))
+            if packet.bridged and packet.region == ((packet.destination, packet.destination),):
+                # Docker lets bridges send packets back where they came from only in place of docker-proxy.
+                engine = self.snapshot.engine
+                if engine is None or engine.options.get("userland-proxy") is not False:
+                    text = "the bridge %s does not send a packet back to the container that it came from"
+                    self._end(packet.told("bridge", text % packet.out_interface), ends, "hairpin")
+                    return
         for passed in self._hook(self._hook([packet], "FORWARD", ends), "POSTROUTING", ends):
             self._at_container(passed, ends)
 
