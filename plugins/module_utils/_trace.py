@@ -552,7 +552,12 @@ class Tracer:
             passed: t.List[_Packet] = []
             for packet in packets:
                 passed += self._table(packet, hook, table, ends)
-            packets = [self._tracked(packet) for packet in passed] if table == "raw" else passed
+            packets = passed
+            if table == "raw":
+                seen = [self._tracked(packet) for packet in passed]
+                packets = [packet for packet in seen if not self._foreign(packet, ends)]
+            if table == "nat" and hook == "OUTPUT":
+                packets = [packet for packet in packets if not self._stuck(packet, ends)]
             packets = packets[:_MOST_WAYS]
         if packets:
             strange = self.survey.strangers(packets[0].family, hook.lower())
@@ -562,6 +567,24 @@ class Tracer:
                     self._end(packet.told(hook, "perhaps stopped by nftables"), ends, "nftables")
                 return unsure
         return packets
+
+    def _foreign(self, packet: _Packet, ends: t.List[End]) -> bool:
+        """True for an answer that conntrack does not know as one, and that is so not translated back."""
+        if not packet.reply or packet.tracked or not (packet.dnat or packet.snat):
+            return False
+        self._end(packet.told("conntrack", "the answer is not tracked, so it is not translated back"), ends, "untracked")
+        return True
+
+    def _stuck(self, packet: _Packet, ends: t.List[End]) -> bool:
+        """True where a translation of the host's own packet leaves it without a way: loopback's stay on the host."""
+        if not packet.dnat or packet.family != IPV4 or not overlaps(of_network("127.0.0.0/8"), packet.region):
+            return False
+        leaving, _reasons = self._way_out(packet)
+        if leaving in (None, "lo") or self._localnet(packet._replace(in_interface=leaving or "")):
+            return False
+        text = "the kernel sends nothing from an address of loopback by %s (route_localnet is off there)"
+        self._end(packet.told("routing", text % leaving), ends, "martian")
+        return True
 
     def _tracked(self, packet: _Packet) -> _Packet:
         """What conntrack does: a packet that a rule of the table raw did not want tracked has no connection."""
