@@ -278,9 +278,13 @@ class Tracer:
             source_local=start.local,
             back=start.back,
             icmp_type=_ECHO.get(protocol),
-            reasons=start.reasons + self._unread(start.family),
+            reasons=start.reasons,
         )
         found: t.List[End] = []
+        missing = self._unread(start.family)
+        if missing:
+            packet = packet.hanging(missing)
+            self._end(packet.told("rules", "what could not be read may stop it"), found, "unknown")
         if start.local:
             self._output(packet, found)
         else:
@@ -295,8 +299,7 @@ class Tracer:
             for hole in self.snapshot.holes
             if hole.part == "iptables"
             or (hole.part + "_").startswith("iptables_%s_" % family)
-            or hole.part in ("routes", "interfaces")
-            or (hole.part == "docker" and self.snapshot.inventory is None)
+            or hole.part in ("routes", "interfaces", "nft")
         )
 
     def _arrive(self, packet: _Packet, ends: t.List[End]) -> None:
@@ -450,10 +453,14 @@ class Tracer:
             back="",
             clients=packet.clients or packet.region,
             proxies=packet.proxies + 1,
-            reasons=packet.reasons + (self._unread(family) if family != packet.family else ()),
+            reasons=packet.reasons,
             steps=packet.steps,
         )
         inner: t.List[End] = []
+        missing = self._unread(family) if family != packet.family else ()
+        if missing:
+            made = made.hanging(missing)
+            self._end(made.told("rules", "what could not be read may stop it"), inner, "unknown")
         self._output(made, inner)
         self._before_proxy(packet, inner, ends)
 
@@ -629,7 +636,10 @@ class Tracer:
             self._variants[family] = found
         return self._variants[family]
 
-    def _program(self, variant: Family, table: str) -> Program:
+    def _program(self, variant: Family, table: str, looped: bool = False) -> Program:
+        if looped:
+            # A packet that has a connection keeps it: NOTRACK does nothing then.
+            return variant.program(table)
         key = (variant.name, variant.variant, table)
         program = self._programs.get(key)
         if program is None:
@@ -658,7 +668,7 @@ class Tracer:
         """Packets through one chain: those that go on, each as it goes on."""
         if self._is_silent(variant, table, hook):
             return [packet]
-        program = self._program(variant, table)
+        program = self._program(variant, table, packet.looped)
         flow, within = self._flow(packet, hook, table)
         marks: t.List[t.Tuple[Intervals, t.Optional[int]]] = []
         outcomes = program.walk(hook, flow, within, marks=marks)
@@ -980,15 +990,30 @@ def _marked(
 def _with_notrack(chains: t.Mapping[str, Chain]) -> t.Tuple[t.Dict[str, Chain], t.List[str]]:
     """The chains with C(-j NOTRACK) and C(-j CT --notrack) as marks of their own bit; the names of changed ones."""
     found, changed = dict(chains), []
+    if not any(_as_mark(rule) is not rule for chain in chains.values() for rule in chain.rules):
+        return found, changed
     for name, chain in chains.items():
-        rules = [_as_mark(rule) if rule.target in ("CT", "NOTRACK") else rule for rule in chain.rules]
+        rules = [_state_as_mark(_as_mark(rule)) for rule in chain.rules]
         if any(one is not two for one, two in zip(rules, chain.rules)):
             found[name] = chain._replace(rules=tuple(rules))
             changed.append(name)
     return found, changed
 
 
+def _state_as_mark(rule: Rule) -> Rule:
+    """Ask for the bit in place of conntrack's state, which is UNTRACKED from NOTRACK on and INVALID before."""
+    fields = list(rule.fields)
+    for index, field in enumerate(fields):
+        words = field.value.split(",") if field.name in ("ctstate", "state") else []
+        if ("INVALID" in words) != ("UNTRACKED" in words):
+            bit = "0x%x/0x%x" % (_NOTRACK if "UNTRACKED" in words else 0, _NOTRACK)
+            fields[index] = Field("mark", bit, field.negated, field.text)
+    return Rule(tuple(fields), rule.counters) if fields != list(rule.fields) else rule
+
+
 def _as_mark(rule: Rule) -> Rule:
+    if rule.target not in ("CT", "NOTRACK"):
+        return rule
     if rule.target == "CT" and "--notrack" not in rule.render():
         return rule
     fields = []
