@@ -579,7 +579,9 @@ class Tracer:
         """True for an answer that conntrack does not know as one, and that is so not translated back."""
         if not packet.reply or packet.tracked or not (packet.dnat or packet.snat):
             return False
-        self._end(packet.told("conntrack", "the answer is not tracked, so it is not translated back"), ends, "untracked")
+        self._end(
+            packet.told("conntrack", "the answer is not tracked, so it is not translated back"), ends, "untracked"
+        )
         return True
 
     def _stuck(self, packet: _Packet, ends: t.List[End]) -> bool:
@@ -989,7 +991,8 @@ def _marked(
 
 def _with_notrack(chains: t.Mapping[str, Chain]) -> t.Tuple[t.Dict[str, Chain], t.List[str]]:
     """The chains with C(-j NOTRACK) and C(-j CT --notrack) as marks of their own bit; the names of changed ones."""
-    found, changed = dict(chains), []
+    found = dict(chains)
+    changed: t.List[str] = []
     if not any(_as_mark(rule) is not rule for chain in chains.values() for rule in chain.rules):
         return found, changed
     for name, chain in chains.items():
@@ -1002,13 +1005,28 @@ def _with_notrack(chains: t.Mapping[str, Chain]) -> t.Tuple[t.Dict[str, Chain], 
 
 def _state_as_mark(rule: Rule) -> Rule:
     """Ask for the bit in place of conntrack's state, which is UNTRACKED from NOTRACK on and INVALID before."""
-    fields = list(rule.fields)
-    for index, field in enumerate(fields):
-        words = field.value.split(",") if field.name in ("ctstate", "state") else []
-        if ("INVALID" in words) != ("UNTRACKED" in words):
-            bit = "0x%x/0x%x" % (_NOTRACK if "UNTRACKED" in words else 0, _NOTRACK)
-            fields[index] = Field("mark", bit, field.negated, field.text)
+    found: t.List[Field] = []
+    group: t.List[Field] = []
+    for field in (*rule.fields, Field("match", "", False, "")):
+        if field.name in ("match", "jump", "goto"):
+            asks = [item for item in group if _asks_for_tracking(item)]
+            # Without a connection only the state is looked at.
+            found += [item for item in group if not asks or not item.name.startswith("ct") or item.name == "ctstate"]
+            group = []
+        group.append(field)
+    fields = [_as_bit(field) if _asks_for_tracking(field) else field for field in found]
     return Rule(tuple(fields), rule.counters) if fields != list(rule.fields) else rule
+
+
+def _asks_for_tracking(field: Field) -> bool:
+    """True if a state's answer differs between UNTRACKED and INVALID."""
+    words = field.value.split(",") if field.name in ("ctstate", "state") else []
+    return ("INVALID" in words) != ("UNTRACKED" in words)
+
+
+def _as_bit(field: Field) -> Field:
+    bit = _NOTRACK if "UNTRACKED" in field.value else 0
+    return Field("mark", "0x%x/0x%x" % (bit, _NOTRACK), field.negated, field.text)
 
 
 def _as_mark(rule: Rule) -> Rule:

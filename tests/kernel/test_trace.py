@@ -32,7 +32,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._reach import Judg
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
 from ansible_collections.quaywall.docker.plugins.module_utils._trace import End, Start
 
-from .lab import IPV4, IPV6, LEGACY, NFT, environment, load, tool
+from .lab import IPV4, IPV6, LEGACY, NFT, load, tool
 from .test_walk import (
     _BRIDGES,
     _INNER,
@@ -120,9 +120,7 @@ class Shot(t.NamedTuple):
 
 def a_shot(chance: random.Random, network: Field) -> Shot:
     family = network.family
-    addresses, gateways = ADDRESSES[family], {
-        name: value.partition("/")[0] for name, value in GATEWAYS[family].items()
-    }
+    addresses, gateways = ADDRESSES[family], {name: value.partition("/")[0] for name, value in GATEWAYS[family].items()}
     network.next_port += 1
     own, loopback = gateways["eth0"], "127.0.0.1" if family == IPV4 else "::1"
     container = addresses[chance.choice(_INNER)][0]
@@ -326,7 +324,7 @@ def hardware(network: Field, sender: Port, destination: str) -> str:
     return sender.hardware(True)
 
 
-def answer(network: Field, token: int, at: Port, bridged: bool) -> int:
+def answer(network: Field, token: int, at: Port) -> int:
     """Answer a packet that arrived."""
     data = network.frames[token]
     if network.family == IPV4:
@@ -395,7 +393,13 @@ class Story(t.NamedTuple):
     def __str__(self) -> str:
         told = "\n".join(
             "%s %s reasons=%s %s\n%s"
-            % (end.delivered, end.kind, end.reasons, end.decided, "\n".join("   %s: %s" % step[:2] for step in end.steps))
+            % (
+                end.delivered,
+                end.kind,
+                end.reasons,
+                end.decided,
+                "\n".join("   %s: %s" % step[:2] for step in end.steps),
+            )
             for end in self.ends
         )
         return "QUAYWALL_TRACE_SEED=%d\n%s\n%s\nthe kernel: %s %s\n%s" % (
@@ -436,7 +440,6 @@ def restore(network: Field, text: str) -> bool:
 
 
 def test_the_kernel_does_as_the_trace_says(network: Field) -> None:
-    assert environment()
     wanted = max(1, int(PAIRS * SHARES[network.variant, network.family]))
     pairs = certain = answers = refused = 0
     for seed in itertools.count(SEED):
@@ -445,7 +448,9 @@ def test_the_kernel_does_as_the_trace_says(network: Field) -> None:
         chance = random.Random("trace %s %s %d" % (network.variant, network.family, seed))
         network.next_port = 40000 + seed * 50 % 20000
         policies = {
-            "filter " + hook: "DROP" for hook in PLACES["filter"] if chance.random() < (0.4 if hook == "FORWARD" else 0.1)
+            "filter " + hook: "DROP"
+            for hook in PLACES["filter"]
+            if chance.random() < (0.4 if hook == "FORWARD" else 0.1)
         }
         if not restore(network, text_of(Tables(chance, network.family).tables(), policies)):
             refused += 1
@@ -473,11 +478,10 @@ def compare(network: Field, judge: Judge, shot: Shot, seed: int) -> tuple[bool, 
     ends = judge.tracer.ends(start, destination, shot.port, shot.protocol, (shot.source_port, shot.source_port))
     before = parse_dump(network.dump(), family)
     token = fire(network, shot)
-    requests = [end for end in ends if not end.reply or end.delivered]
     stopped = [end for end in ends if not end.delivered and not end.reply]
     sure_path = len(ends) == 1 and not ends[0].reasons and not ends[0].fuzzy
     hooks = {step.hook for end in ends for step in _path(end, False)}
-    local = shot.sender is None and ends and any(end.kind in ("host",) for end in ends)
+    local = shot.sender is None and ends and any(end.kind == "host" for end in ends)
     expected = _rules_of(_path(ends[0], False)) if sure_path else set()
     leaves = any(_has(network, port, end) for end in ends for port in PORTS if end not in stopped)
     arrived = network.arrives(token, (PATIENCE if sure_path else 0.1) if leaves else 0.0)
@@ -516,7 +520,6 @@ def compare(network: Field, judge: Judge, shot: Shot, seed: int) -> tuple[bool, 
             on_path = {key for key in on_path if key[1].split("-")[-1] not in ("OUTPUT", "POSTROUTING")}
             expected = {key for key in expected if key[1].split("-")[-1] not in ("OUTPUT", "POSTROUTING")}
         assert on_path == expected, told
-    assert requests or stopped or ends, told
     answered = False
     if arrived is not None and len(ends) == 1 and not ends[0].reasons and shot.sender is not None:
         answered = True
@@ -525,7 +528,9 @@ def compare(network: Field, judge: Judge, shot: Shot, seed: int) -> tuple[bool, 
 
 
 def _has(network: Field, port: Port, end: End) -> bool:
-    address = ipaddress.ip_address(end.destination) if network.family == IPV4 else ipaddress.IPv6Address(end.destination)
+    address = (
+        ipaddress.ip_address(end.destination) if network.family == IPV4 else ipaddress.IPv6Address(end.destination)
+    )
     return str(address) in ADDRESSES[network.family][port]
 
 
@@ -534,7 +539,7 @@ def look_at_answer(network: Field, shot: Shot, ends: list[End], token: int, at: 
     end = ends[0]
     assert shot.sender is not None
     before = parse_dump(network.dump(), network.family)
-    back = answer(network, token, at, False)
+    back = answer(network, token, at)
     steps = _path(end, True)
     hooks = {step.hook for step in steps} | {"PREROUTING", "FORWARD", "POSTROUTING"}
     returned = network.arrives(back, 0.3 if end.delivered else 0.0)

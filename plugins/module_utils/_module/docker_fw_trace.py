@@ -145,7 +145,10 @@ def _one(answer: Answer, expect: t.Optional[str]) -> t.Dict[str, t.Any]:
             }
             for step in answer.steps
         ],
-        "report": [printable("%s: %s" % (step.hook, step.text)) for step in answer.steps],
+        "report": [
+            printable(step.text if step.decided is not None else "%s: %s" % (step.hook, step.text))
+            for step in answer.steps
+        ],
         "advice": printable(answer.advice),
     }
 
