@@ -805,7 +805,8 @@ class Tracer:
             reply_ports=(ports, packet.source_ports),
             flags=_SYN,
             mark=packet.mark,
-            bridged=packet.bridged,
+            # Where a packet goes is not known before FORWARD.
+            bridged=packet.bridged and hook in ("FORWARD", "POSTROUTING"),
             source_type=local,
             destination_type=target,
             icmp_type=packet.icmp_type,
