@@ -576,7 +576,13 @@ class Tracer:
         return packets
 
     def _foreign(self, packet: _Packet, ends: t.List[End]) -> bool:
-        """True for an answer that conntrack does not know as one, and that is so not translated back."""
+        """True for an answer that conntrack does not know as one, and that is so not translated back.
+
+        Or that it takes for a connection of its own, which may be translated as any other.
+        """
+        if packet.reply and packet.states == {"NEW"}:
+            self._unknown(packet.hanging(("how conntrack takes answers to what it does not track",)), ends)
+            return True
         if not packet.reply or packet.tracked or not (packet.dnat or packet.snat):
             return False
         self._end(
