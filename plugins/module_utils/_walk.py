@@ -90,7 +90,8 @@ class Flow(t.NamedTuple):
     C(INVALID) or C(UNTRACKED) alone (as everything is in the table raw) means that there is no connection to ask.
     ``original`` are source and destination before any translation, ``reply`` those that replies carry: intervals,
     :data:`PEER`, or None where they are not known. ``flags`` are the TCP flags of packets of the flow. ``mark`` is None
-    where it is not known. ``source_type`` and ``destination_type`` are words of C(-m addrtype).
+    where it is not known. ``source_type`` and ``destination_type`` are words of C(-m addrtype). Packets that come in
+    through no interface are the host's own.
     """
 
     family: str
@@ -112,6 +113,7 @@ class Flow(t.NamedTuple):
     bridged: bool = False
     source_type: str = "UNICAST"
     destination_type: str = "UNICAST"
+    icmp_type: t.Optional[int] = None
 
 
 class Site(t.NamedTuple):
@@ -274,6 +276,23 @@ def _test_destination_type_of_interface(flow: Flow, types: t.FrozenSet[str]) -> 
 
 def _test_bridged(flow: Flow, _nothing: None) -> bool:
     return flow.bridged
+
+
+def _test_icmp_type(flow: Flow, wanted: t.Optional[int]) -> t.Optional[bool]:
+    """An argument of None means every type."""
+    if flow.protocol not in ("icmp", "ipv6-icmp"):
+        return False
+    return True if wanted is None else None if flow.icmp_type is None else flow.icmp_type == wanted
+
+
+def _icmp_type(value: str) -> t.Optional[int]:
+    """The type as iptables-save prints it; with a code it is not understood (ValueError)."""
+    return None if value == "any" else int(value)
+
+
+def _test_socket(flow: Flow, _wanted: t.Any) -> t.Optional[bool]:
+    """No forwarded packet has a socket here; whose the host's own are is not known."""
+    return False if flow.in_interface else None
 
 
 def _test_never(_flow: Flow, _nothing: None) -> bool:
@@ -654,11 +673,13 @@ _TESTS: t.Mapping[str, t.Tuple[_Test, t.Callable[[str], t.Any], str]] = {
     "destination_type": (_test_destination_type, _words, ""),
     "limit": (_test_unknown, _nothing, "the rate limit"),
     "physdev_is_bridged": (_test_bridged, _nothing, ""),
-    # Packets are walked whole, and no forwarded packet has a socket here.
+    # Packets are walked whole.
     "fragment": (_test_never, _nothing, ""),
-    "socket_exists": (_test_never, _nothing, ""),
-    "uid_owner": (_test_never, _nothing, ""),
-    "gid_owner": (_test_never, _nothing, ""),
+    "socket_exists": (_test_socket, _nothing, ""),
+    "uid_owner": (_test_socket, _nothing, ""),
+    "gid_owner": (_test_socket, _nothing, ""),
+    "icmp_type": (_test_icmp_type, _icmp_type, ""),
+    "icmpv6_type": (_test_icmp_type, _icmp_type, ""),
 }
 
 
@@ -1047,8 +1068,24 @@ class Program:
             self._splits.keep((found, count), known, known)
         return known
 
+    def exact(self, site: Site, peer: str, peers: Intervals) -> Site:
+        """Of a run of rules the first one that is for some of these peers."""
+        if site.last > site.position:
+            rules = self.chains[site.chain].rules[site.position - 1 : site.last]
+            for offset, rule in enumerate(rules):
+                (item,) = self._compilers[peer].items([rule])
+                if item.peers is not None and overlaps(item.peers, peers):
+                    position = site.position + offset
+                    return Site(site.chain, position, position)
+        return site
+
     def walk(
-        self, chain: str, flow: Flow, within: t.Optional[Intervals] = None, briefly: bool = False
+        self,
+        chain: str,
+        flow: Flow,
+        within: t.Optional[Intervals] = None,
+        briefly: bool = False,
+        marks: t.Optional[t.List[t.Tuple[Intervals, t.Optional[int]]]] = None,
     ) -> t.List[Outcome]:
         """What becomes of the flow's packets in a chain, for the peers given (default: everybody).
 
@@ -1057,6 +1094,7 @@ class Program:
 
         :param briefly: lists leave out denials that do not reach over half of all addresses: a list of a thousand
             banned ones is as many outcomes.
+        :param marks: is filled with peers and the marks that their packets have in the end.
         """
         within = EVERYTHING[self.family] if within is None else within
         if not within:
@@ -1066,7 +1104,11 @@ class Program:
             return [Outcome(ACCEPT if chain in _BUILTIN else RETURN, None, within, ())]
         if not found.rules and chain not in self.misprinted:
             return [Outcome(found.policy or RETURN, None, within, ())]
-        return _Walk(self, flow, within, briefly).run(chain)
+        walk = _Walk(self, flow, within, briefly)
+        outcomes = walk.run(chain)
+        if marks is not None:
+            marks += walk.marks
+        return outcomes
 
 
 #: The pieces that are to go through a chain, and whether leaving that ends the walk.
@@ -1111,6 +1153,8 @@ class _Walk:
         #: What was said: lists by their chain, all else by rule, verdict and reasons.
         self._said: t.Set[t.Any] = set()
         self._passed = _Kept()
+        #: Marks that packets have when something is decided about them.
+        self.marks: t.List[t.Tuple[Intervals, t.Optional[int]]] = []
         self._steps = 0
         #: True once something may have been said of some peers and then of others.
         self._again = False
@@ -1120,6 +1164,7 @@ class _Walk:
         left = self._carried(chain, [_Piece(self._within, (), self._flow.mark)])
         for piece in left:
             self._outcomes.append(Outcome(self._policy or RETURN, None, piece.region, piece.reasons))
+            self.marks.append((piece.region, piece.mark))
         return _gathered(self._outcomes) if self._again or len(left) > 1 else self._outcomes
 
     def _carried(self, chain: str, pieces: t.List[_Piece]) -> t.List[_Piece]:
@@ -1253,6 +1298,7 @@ class _Walk:
         key = (item, verdict, piece.reasons)
         self._again = self._again or key in self._said
         self._said.add(key)
+        self.marks.append((piece.region, piece.mark))
         self._outcomes.append(Outcome(verdict, Site(chain, item.position, item.last), piece.region, piece.reasons))
 
     def _ended(self, visit: _Visit, rules: _List, pieces: t.List[_Piece]) -> t.List[_Piece]:
@@ -1273,6 +1319,7 @@ class _Walk:
             self._said.add(visit.chain)
         for (reasons, mark), regions in groups.items():
             outcomes, back = self._program.decided(rules, regions, visit.leaves, self._briefly)
+            self.marks += [(outcome.peers, mark) for outcome in outcomes]
             visit.back += [_Piece(back, reasons, mark)] if back else []
             self._outcomes += [outcome._replace(reasons=reasons) for outcome in outcomes] if reasons else outcomes
         return left if len(left) != len(pieces) or any(a is not b for a, b in zip(left, pieces)) else pieces

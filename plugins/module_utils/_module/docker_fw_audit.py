@@ -9,17 +9,16 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import CHECKS, audit
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import SEVERITIES, Finding
-from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
-    make_docker,
-    make_finder,
-    make_runner,
-    printable,
+from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import printable
+from ansible_collections.quaywall.docker.plugins.module_utils._module._given import (
+    Collector,
+    collect_here,
+    document_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, normalise, parse
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import SnapshotError, from_json, to_json
@@ -73,18 +72,6 @@ def argument_spec() -> t.Dict[str, t.Any]:
     }
 
 
-#: Collects what there is to judge: a snapshot's JSON document.
-Collector = t.Callable[["AnsibleModule"], t.Mapping[str, t.Any]]
-
-
-def collect_here(module: AnsibleModule) -> t.Mapping[str, t.Any]:
-    """The snapshot of this host."""
-    # A snapshot that is given needs none of this.
-    from ansible_collections.quaywall.docker.plugins.module_utils._collect import collect
-
-    return collect(make_runner(module), make_finder(module), make_docker)
-
-
 def run_module(module: AnsibleModule, collector: Collector = collect_here) -> None:
     """Judge this host or the snapshot given, and leave the module. Nothing is ever changed."""
     try:
@@ -110,7 +97,7 @@ def _run(module: AnsibleModule, collector: Collector) -> t.Dict[str, t.Any]:
     names = _names(options["checks"], options["skip_checks"])
     ignores = [_ignore(item, index) for index, item in enumerate(options["ignore"])]
     given = options["snapshot"]
-    document = collector(module) if given is None else _document(given)
+    document = collector(module) if given is None else document_of(given)
     snapshot = from_json(document)
     findings: t.List[Finding] = []
     ignored: t.List[t.Tuple[Finding, str]] = []
@@ -188,19 +175,6 @@ def _normal(rule: str, family: str) -> str:
     if words[0] in ("-A", "-I") and len(words) == 3:
         rule = words[2]
     return normalise(parse(rule, family=family), family).render()
-
-
-def _document(given: t.Any) -> t.Any:
-    """The snapshot as it was given: data, or JSON text."""
-    if not isinstance(given, (str, bytes)):
-        return given
-    try:
-        return json.loads(given)
-    except ValueError as error:
-        raise SnapshotError(
-            "snapshot is no JSON (%s): give what an earlier run with return_snapshot returned, for instance with "
-            "lookup('ansible.builtin.file', 'host7.json') | from_json." % error
-        ) from None
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
