@@ -82,7 +82,7 @@ class Site:
 
     def __init__(self, variant: str, stack: ExitStack) -> None:
         self.variant = variant
-        self.host, self.client, self.lan = (stack.enter_context(Host()) for _ in range(3))
+        self.host, self.client, self.lan = (stack.enter_context(Host()) for _index in range(3))
         self.machines = {name: stack.enter_context(Host()) for name in chains.PLACES}
         for machine in (self.host, self.client, self.lan, *self.machines.values()):
             for name in ("all", "default"):

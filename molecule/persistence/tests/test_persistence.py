@@ -31,8 +31,8 @@ def report(host: t.Any, reports: dict[str, dict[str, t.Any]]) -> dict[str, t.Any
     return reports[host.backend.get_pytest_id().rpartition("//")[2]]
 
 
-#: A known fault, told in the role's README: in 7 of 36 storms, 1 or 2 of some hundred forbidden connections got in while
-#: containers were started at a boot. Whoever works on it runs the scenario with this set.
+#: A known fault, told in the role's README: in 7 of 36 storms, 1 or 2 of some hundred forbidden connections got in
+#: while containers were started at a boot. Whoever works on it runs the scenario with this set.
 JUDGED = os.environ.get("QUAYWALL_LONG") == "1"
 
 

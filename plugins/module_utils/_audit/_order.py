@@ -387,8 +387,8 @@ def jump_window(survey: Survey) -> t.Iterator[Finding]:
             "jump_window",
             LOW,
             "%s (%s). Who connects in such a moment to %s gets in%s."
-            " The guard of docker_user_chain closes these moments in mangle, which Docker leaves alone; without one, %s "
-            "only when nobody can connect."
+            " The guard of docker_user_chain closes these moments in mangle, which Docker leaves alone; without it, %s"
+            " only when nobody can connect."
             % (
                 when,
                 FAMILY_TEXTS[family.name],

@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 import typing as t
 import zipimport
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 
 _OURS = "ansible_collections.quaywall.docker."
 
@@ -48,4 +48,5 @@ class _Finder:
 
 def compile_once() -> None:
     """From here on, for this process."""
-    sys.meta_path.insert(0, t.cast(t.Any, _Finder))
+    finders: t.List[t.Any] = sys.meta_path
+    finders.insert(finders.index(PathFinder) if PathFinder in finders else len(finders), _Finder)

@@ -97,6 +97,12 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
     monkeypatch.setattr(_ipset, "RELEASE_WAIT", 0.0)
 
 
+def given(docker: t.Any) -> t.Any:
+    if isinstance(docker, Exception):
+        raise docker
+    return docker
+
+
 class Answer(t.NamedTuple):
     failed: bool
     result: t.Dict[str, t.Any]
@@ -129,9 +135,7 @@ class Site:
 
     def _parts(self) -> ModuleHost:
         def create_docker() -> t.Any:
-            if isinstance(self.docker, Exception):
-                raise self.docker
-            return self.docker
+            return given(self.docker)
 
         firewall = Firewall(self.host.run, self.host.find, 0.1, 0.1, self.locks)
         return ModuleHost(

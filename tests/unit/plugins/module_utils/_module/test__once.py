@@ -87,8 +87,8 @@ def test_a_module_in_an_archive_is_compiled_once(archive: str) -> None:
 def test_what_is_in_no_archive_is_found_in_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     _once.compile_once()
-    found = sys.meta_path[0].find_spec(_once.__name__, [str(pathlib.Path(_once.__file__).parent)])
+    found = _once._Finder.find_spec(_once.__name__, [str(pathlib.Path(_once.__file__).parent)])
     assert found is None
-    assert sys.meta_path[0].find_spec(_once.__name__, None) is None
-    assert sys.meta_path[0].find_spec("json.decoder", ["/"]) is None
+    assert _once._Finder.find_spec(_once.__name__, None) is None
+    assert _once._Finder.find_spec("json.decoder", ["/"]) is None
     assert importlib.reload(_once).compile_once is not None
