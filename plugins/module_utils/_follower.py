@@ -280,6 +280,12 @@ class Known:
         """When the next removed container is not expected back any more."""
         return min((until for until, _container, _ports in self._left.values()), default=None)
 
+    def _expect(self, container: Container) -> None:
+        """A container that was removed may come back soon, under its name and with its ports."""
+        fixed = self._fixed.get(container.id, ())
+        if fixed:
+            self._left.setdefault(container.name, (self._clock() + EXPECTED, container.stopped(), fixed))
+
     def _learn(self, inspection: Inspection) -> None:
         identity = inspection.container.id
         self._left.pop(inspection.container.name, None)
@@ -313,6 +319,10 @@ class Known:
                 ids = {**listed.network_ids, **{key: value for key, value in known.network_ids.items() if value}}
                 found = found.with_container(listed._replace(networks=networks, network_ids=ids))
         present = {container.id for container in found.containers}
+        for container in before.containers if before is not None else ():
+            # Of which nobody told, or which went before this process began.
+            if container.id not in present:
+                self._expect(container)
         self._fixed = {key: value for key, value in self._fixed.items() if key in present}
         self._chosen &= present
         self._asked &= present
@@ -337,7 +347,8 @@ class Known:
             return
         if any(container.id not in self._fixed for container in self.inventory.containers):
             return
-        document = to_stored(self.inventory, self.bindings)
+        # What is expected back as well: another process of ours must not take it for a mistake.
+        document = to_stored(self.guarded() or self.inventory, self.bindings)
         if ip6_dnat is not None:
             document["ip6_dnat"] = ip6_dnat
         if document != self._stored:
@@ -443,9 +454,10 @@ class Known:
                 self._ask(identity)
 
     def _removed(self, identity: str) -> None:
-        fixed, known = self._fixed.pop(identity, ()), _by_id(self.inventory, identity)
-        if fixed and known is not None:
-            self._left[known.name] = (self._clock() + EXPECTED, known.stopped(), fixed)
+        known = _by_id(self.inventory, identity)
+        if known is not None:
+            self._expect(known)
+        self._fixed.pop(identity, None)
         self._chosen.discard(identity)
         self._change(lambda inventory: inventory.without_container(identity))
 
@@ -953,7 +965,7 @@ def _once(
             journal.say(str(error), ERROR)
             known.docker, failed = None, True
     outcome = reconciler.run(
-        known.inventory, known.bindings, dry=dry, ip6_dnat=known.ip6_dnat if known.docker is None else None
+        known.guarded(), known.bindings, dry=dry, ip6_dnat=known.ip6_dnat if known.docker is None else None
     )
     for line in outcome.messages:
         journal.say("would change: " + line if dry else line)

@@ -296,6 +296,25 @@ def test_a_removed_container_is_expected_back() -> None:
     assert _names(made) == ["other"]
 
 
+def test_who_looks_later_expects_the_same_container_back() -> None:
+    """One whose end nobody told of; and another process (``follow --check``), which knows only what was stored."""
+    docker = Docker(container(A, "web", "172.17.0.2"))
+    docker.fixed[A] = (BINDING,)
+    store = Store()
+    made, _asked, _journal = known(docker, store)
+    assert made.inventory is not None
+    made.bindings(made.inventory.containers[0])
+    del docker.containers[A]
+    made.look()
+    assert _names(made) == ["web"]
+    made.save(False)
+    other, _asked, _journal = known(docker, store)
+    assert addresses(other) == {}
+    guarded = other.guarded()
+    assert guarded is not None
+    assert [(item.name, other.bindings(item)) for item in guarded.containers] == [("web", (BINDING,))]
+
+
 @pytest.mark.parametrize("why", ["time", "another container has the port"])
 def test_a_removed_container_is_not_expected_for_ever(why: str) -> None:
     clock = Clock()
