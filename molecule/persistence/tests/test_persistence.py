@@ -31,23 +31,29 @@ def report(host: t.Any, reports: dict[str, dict[str, t.Any]]) -> dict[str, t.Any
     return reports[host.backend.get_pytest_id().rpartition("//")[2]]
 
 
-#: A known fault, told in the role's README: in 7 of 36 storms, 1 or 2 of some hundred forbidden connections got in
-#: while containers were started at a boot. Whoever works on it runs the scenario with this set.
-JUDGED = os.environ.get("QUAYWALL_LONG") == "1"
+#: The promise that nobody forbidden gets in does not hold yet (the role's README tells the fault: single connections in
+#: some storms, cause unknown). Its test is as strict as the promise, and is run by whoever works on it, with this set.
+PROMISED = os.environ.get("QUAYWALL_LONG") == "1"
 
 
-def _nobody_got_in(seen: dict[str, t.Any]) -> None:
+def _everybody_tried(seen: dict[str, t.Any]) -> None:
     assert set(seen["forbidden"]) == GUARDED
-    accepted = {port: count["accepted"] for port, count in seen["forbidden"].items()}
-    print("accepted", accepted)
-    assert not JUDGED or accepted == dict.fromkeys(GUARDED, 0)
-    assert all(count["accepted"] < count["attempts"] / 20 for count in seen["forbidden"].values())
     assert all(count["attempts"] > 20 for count in seen["forbidden"].values())
 
 
 @pytest.mark.parametrize("happening", STORMS)
-def test_nobody_who_is_forbidden_got_in_at_any_moment(report: dict[str, t.Any], happening: str) -> None:
-    _nobody_got_in(report[happening])
+def test_who_is_forbidden_tried_all_the_time(report: dict[str, t.Any], happening: str) -> None:
+    _everybody_tried(report[happening])
+
+
+if PROMISED:
+
+    @pytest.mark.parametrize("happening", [*STORMS, "netfilter-persistent"])
+    def test_nobody_who_is_forbidden_got_in_at_any_moment(report: dict[str, t.Any], happening: str) -> None:
+        seen = report[happening]
+        for part in (seen, *seen.get("commands", {}).values()):
+            counts = part.get("forbidden", {})
+            assert {port: count["accepted"] for port, count in counts.items()} == dict.fromkeys(counts, 0)
 
 
 @pytest.mark.parametrize("happening", ["reboot", "power-cut", "daemon-restart", "fail-closed-reboot"])
@@ -76,7 +82,7 @@ def test_netfilter_persistent_brings_back_what_is_ours_and_nothing_else(report: 
     if not seen["installed"]:
         return  # the host's image does not have it
     for part in (seen, *seen["commands"].values()):
-        _nobody_got_in(part)
+        _everybody_tried(part)
         assert {str(port) for port in part["reached"]} == GUARDED
     assert seen["state"] == "active"
     assert seen["own_rule"]
