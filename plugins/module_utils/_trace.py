@@ -303,6 +303,10 @@ class Tracer:
         )
 
     def _arrive(self, packet: _Packet, ends: t.List[End]) -> None:
+        if self._to_itself(packet):
+            text = "%s is the container's own address: nothing leaves it, and no rule of the host reads it"
+            self._end(packet.told("delivery", text % self.address(packet)), ends, "container")
+            return
         bridge = self._same_bridge(packet)
         if bridge:
             passes = self.survey.bridge_netfilter(packet.family)
@@ -316,6 +320,14 @@ class Tracer:
             packet = packet._replace(bridged=True)
         for passed in self._hook([packet], "PREROUTING", ends):
             self._routed(passed, bridge, ends)
+
+    def _to_itself(self, packet: _Packet) -> bool:
+        """True for a container's packet to an address of its own."""
+        known = self.survey.family(packet.family).endpoints_by_number
+        target, sender = known.get(packet.destination), known.get(packet.region[0][0])
+        if target is None or sender is None or target.container.id != sender.container.id:
+            return False
+        return packet.region == ((sender.number, sender.number),) and sender.bridge == packet.in_interface
 
     def _same_bridge(self, packet: _Packet) -> str:
         """The bridge that both ends are on, of those that Docker made; empty for none."""

@@ -86,6 +86,15 @@ def test_without_docker_proxy_bridges_send_packets_back(way: str, read: int) -> 
     assert asked(engine("28.5", "-j DROP", **options), *question).verdict == ("blocked" if read else "delivered")
 
 
+@pytest.mark.parametrize("name", ["20.10", "28.5", "29.7"])
+def test_a_container_reaches_its_own_address_without_a_rule(name: str) -> None:
+    """As real engines showed: the packet never leaves the container."""
+    answer = asked(engine(name, "-j DROP"), "web", "172.17.0.2", 80)
+    assert answer.verdict == "delivered"
+    assert answer.sentence == "Delivered: it reaches web (172.17.0.2:80)."
+    assert asked(engine(name, "-j DROP"), "twin", "172.17.0.2", 80).verdict == "blocked"
+
+
 def test_without_br_netfilter_no_rule_reads_what_stays_on_a_bridge() -> None:
     answer = asked(engine("28.5", "-j DROP", bridge_nf=False), "twin", "web", 80)
     assert answer.verdict == "delivered"
