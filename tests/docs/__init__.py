@@ -1,0 +1,7 @@
+# Copyright (c) 2026, the quaywall.docker authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Tests of the guides: that what they show is what their reader will see."""
+
+from __future__ import annotations
