@@ -742,7 +742,7 @@ class Tracer:
                     port = target[1] or packet.port
             else:
                 name = packet.in_interface or "lo"
-                own = self._address_of(packet.family, name)
+                own = self.address_of(packet.family, name)
                 address = own if own is not None else packet.destination
                 unknown = own is None
                 ports = rule.value("to_ports") or ""
@@ -762,7 +762,7 @@ class Tracer:
             target = _target(rule.value("to_source") or "")
             masked = target[0] if target is not None else None
         elif verdict == "MASQUERADE":
-            masked = self._address_of(packet.family, packet.out_interface)
+            masked = self.address_of(packet.family, packet.out_interface)
         return packet._replace(snat=True, masked=masked, steps=(*packet.steps, step))
 
     def _lost(self, packet: _Packet, ends: t.List[End]) -> bool:
@@ -772,7 +772,8 @@ class Tracer:
             return True
         return False
 
-    def _address_of(self, family: str, name: str) -> t.Optional[int]:
+    def address_of(self, family: str, name: str) -> t.Optional[int]:
+        """The first address of an interface."""
         for interface in self.snapshot.interfaces:
             if interface.name == name:
                 for address in interface.addresses:
@@ -786,10 +787,10 @@ class Tracer:
         if self.routes[family].local(destination):
             return destination
         route, _reasons = self.routes[family].to(destination)
-        own = self._address_of(family, route.interface) if route is not None else None
+        own = self.address_of(family, route.interface) if route is not None else None
         if own is None:
             own = next(
-                (found for name in self.survey.outside for found in [self._address_of(family, name)] if found), None
+                (found for name in self.survey.outside for found in [self.address_of(family, name)] if found), None
             )
         return own
 

@@ -72,6 +72,15 @@ options:
         and it goes on.
     type: bool
     default: false
+  show_access_changes:
+    description:
+      - Return RV(access_changes), that is who reaches which container no more, or does now, by this task.
+      - It is found out by tracing connections, as M(quaywall.docker.docker_fw_trace) does, over the host's rules before
+        and after. For that the host is looked at like in M(quaywall.docker.docker_fw_audit), which takes a second or
+        so; outside of check mode also if there turns out to be nothing to change.
+      - If omitted, it is returned in check mode, and not outside.
+      - Where the host cannot be looked at there is a warning, and RV(access_changes) is null.
+    type: bool
 requirements:
   - iptables 1.8 or newer
   - conntrack, for O(drop_connections)
@@ -151,6 +160,67 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+access_changes:
+  description:
+    - Who reaches a container no more, or does now, by what this task changes or would change. Everybody else reaches
+      what they reached before.
+    - Looked at are the published ports and the containers' own addresses, from outside and from other containers, for
+      new connections and their answers. Connections of the host itself pass no rule of this module's.
+    - Null where the host could not be looked at.
+  returned: in check mode, or with O(show_access_changes=true)
+  type: list
+  elements: dict
+  contains:
+    becomes:
+      description: V(blocked) or V(reachable).
+      type: str
+      sample: blocked
+    source:
+      description: For whom, as addresses and networks, or the names of containers.
+      type: str
+      sample: anyone but 203.0.113.10
+    in_interface:
+      description: The interface by which they come in; null where it is the same for all that lead outside.
+      type: str
+    container:
+      description: The container's name.
+      type: str
+      sample: admin
+    address:
+      description: The container's address.
+      type: str
+      sample: 172.17.0.10
+    port:
+      description: >-
+        The port that is connected to, the host's for a published port and else the container's. Null for every port of
+        the container's own address that is not published and that no rule in question names.
+      type: int
+      sample: 9000
+    protocol:
+      description: The protocol.
+      type: str
+      sample: tcp
+    published:
+      description: The published port; null where the container's own address is connected to.
+      type: str
+      sample: 9000->8080/tcp
+    family:
+      description: V(ipv4) or V(ipv6).
+      type: str
+      sample: ipv4
+    certainty:
+      description: V(definite), or V(possible) where it hangs on RV(access_changes[].reasons).
+      type: str
+      sample: definite
+    reasons:
+      description: What it hangs on, such as a rate limit or a match that is not understood.
+      type: list
+      elements: str
+      sample: []
+    text:
+      description: All of it in one line.
+      type: str
+      sample: "Blocked for anyone but 203.0.113.10: admin (9000->8080/tcp) over IPv4"
 endpoints:
   description: The addresses that were found for the target in Docker. Empty for O(destination) and O(published_port).
   returned: success

@@ -560,6 +560,24 @@ class Family:
             todo += [rule.target for rule in chains[name].rules if rule.target in chains and rule.target is not None]
         return seen
 
+    @functools.cached_property
+    def unnamed_port(self) -> int:
+        """A port that no rule names and nobody publishes: what happens to it happens to all that are not published."""
+        named = join(
+            ports
+            for table in ("raw", "mangle", "filter")
+            for chain in self.table(table).chains.values()
+            for rule in chain.rules
+            for field in rule.fields
+            if field.name in ("destination_port", "destination_ports", "ports", "ctorigdstport")
+            for ports in port_ranges(field.value)
+        )
+        port = 65535
+        for low, high in reversed(named):
+            if low <= port <= high and low > 1:
+                port = low - 1
+        return max(port, 1)
+
     def inbound(self, published: Published) -> t.List[Flow]:
         """A first packet from outside to a published port, as FORWARD sees it, by each way in that rules tell apart.
 
@@ -720,7 +738,7 @@ class Family:
         found: t.Dict[str, Intervals] = {}
         for name, item in (self.survey.snapshot.sets or {}).items():
             plain = item.complete and item.kind in ("hash:ip", "hash:net", "bitmap:ip")
-            if plain and (item.family == "inet6") == (self.name == IPV6):
+            if plain and item.family == self.name:
                 pieces = [_entry(entry) for entry in item.entries]
                 # A set with an entry that is not understood is not known.
                 if all(pieces):

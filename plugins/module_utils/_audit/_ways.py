@@ -51,7 +51,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, port_ranges
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
     ANY_PORT,
     PEER,
@@ -555,7 +555,7 @@ def _reached_directly(family: Family) -> t.Iterator[_Reached]:
     for item in family.published:
         if item.endpoint is not None:
             published.setdefault(item.endpoint.number, {}).setdefault(_key(item), []).append(item)
-    unnamed = _unnamed_port(family)
+    unnamed = family.unnamed_port
     for endpoint in family.endpoints:
         if not endpoint.bridge:
             continue
@@ -608,24 +608,6 @@ def _first(family: Family, ways: t.Iterable[t.Tuple[_Leg, ...]]) -> _Reasons:
         if mostly(peers, family.name):
             return reasons
     return None
-
-
-def _unnamed_port(family: Family) -> int:
-    """A port that no rule names and nobody publishes: what happens to it happens to all that are not published."""
-    named = join(
-        ports
-        for table in ("raw", "mangle", "filter")
-        for chain in family.table(table).chains.values()
-        for rule in chain.rules
-        for field in rule.fields
-        if field.name in ("destination_port", "destination_ports", "ports", "ctorigdstport")
-        for ports in port_ranges(field.value)
-    )
-    port = 65535
-    for low, high in reversed(named):
-        if low <= port <= high and low > 1:
-            port = low - 1
-    return max(port, 1)
 
 
 def _direct_finding(

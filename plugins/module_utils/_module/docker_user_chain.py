@@ -13,6 +13,7 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._baseline import Settings, parse_policies
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerSdkMissing, Inventory
+from ansible_collections.quaywall.docker.plugins.module_utils._module._asked import access_of, collect_late
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
     FAMILY_TEXTS,
     Host,
@@ -32,6 +33,8 @@ if t.TYPE_CHECKING:
 
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
     from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container
+    from ansible_collections.quaywall.docker.plugins.module_utils._module._access import Access
+    from ansible_collections.quaywall.docker.plugins.module_utils._module._given import Collector
 
 
 def _rule_spec() -> t.Dict[str, t.Any]:
@@ -52,22 +55,33 @@ def argument_spec() -> t.Dict[str, t.Any]:
         "missing_targets": {"type": "str", "choices": ["fail", "wait"], "default": "fail"},
         "store": {"type": "bool"},
         "drop_connections": {"type": "bool", "default": False},
+        "show_access_changes": {"type": "bool"},
     }
 
 
 def run_module(
-    module: AnsibleModule, create_host: t.Callable[[AnsibleModule], Host] = make_host, store: t.Optional[Store] = None
+    module: AnsibleModule,
+    create_host: t.Callable[[AnsibleModule], Host] = make_host,
+    store: t.Optional[Store] = None,
+    collector: t.Optional[Collector] = None,
 ) -> None:
-    """Bring the whole chain to the kernel (or take it away) and leave the module."""
-    leave(module, "docker_user_chain", lambda: _run(module, create_host(module), store or Store()))
+    """Bring the whole chain to the kernel (or take it away) and leave the module.
+
+    :param collector: how the host is looked at for C(access_changes); by default a host of this module's own making.
+    """
+    look = collector or (collect_late if create_host is make_host else None)
+    leave(module, "docker_user_chain", lambda: _run(module, create_host(module), store or Store(), look))
 
 
-def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
+def _run(
+    module: AnsibleModule, host: Host, store: Store, collector: t.Optional[Collector] = None
+) -> t.Dict[str, t.Any]:
     options = module.params
     dry = bool(module.check_mode)
+    access = access_of(module, collector)
     if options["state"] == "absent":
         result = bring(host.firewall, host.ipset, _nothing(), dry, None if options["store"] is False else store)
-        return _results(module, result, result.changed)
+        return _results(module, result, result.changed, access)
     settings = Settings.from_options(options)
     rules = options["rules"] or []
     policies = parse_policies(rules, settings.ipset_threshold)
@@ -88,7 +102,7 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
         from ansible_collections.quaywall.docker.plugins.module_utils._module._cut import cut_connections
 
         cut = cut_connections(host, result.changes, result.sets_after, dry)
-    return _results(module, result, result.changed or bool(cut), cut)
+    return _results(module, result, result.changed or bool(cut), access, cut)
 
 
 def _nothing() -> Job:
@@ -128,7 +142,9 @@ def _look_up(
     return None, None
 
 
-def _results(module: AnsibleModule, result: Result, changed: bool, cut: t.Sequence[str] = ()) -> t.Dict[str, t.Any]:
+def _results(
+    module: AnsibleModule, result: Result, changed: bool, access: t.Optional[Access], cut: t.Sequence[str] = ()
+) -> t.Dict[str, t.Any]:
     warnings = list(result.wanted.warnings)
     warnings += ["Policy %s waits: %s" % (name, why) for name, why in sorted(result.wanted.waiting.items())]
     warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(set(result.unread.values()))]
@@ -148,6 +164,8 @@ def _results(module: AnsibleModule, result: Result, changed: bool, cut: t.Sequen
         "waiting": dict(result.wanted.waiting),
         "dropped_connections": list(cut),
     }
+    if access is not None:
+        found["access_changes"] = access.result(result.changes, result.sets_after)
     if module._diff:
         found["diff"] = [*chain_diffs(result.changes), *_set_diffs(result)]
     return found

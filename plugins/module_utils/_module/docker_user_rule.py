@@ -22,6 +22,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     sets_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import FirewallError, State
+from ansible_collections.quaywall.docker.plugins.module_utils._module._asked import access_of, collect_late
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
     FAMILY_TEXTS,
     Host,
@@ -55,6 +56,7 @@ if t.TYPE_CHECKING:
 
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
     from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet
+    from ansible_collections.quaywall.docker.plugins.module_utils._module._given import Collector
 
 
 def argument_spec() -> t.Dict[str, t.Any]:
@@ -65,18 +67,28 @@ def argument_spec() -> t.Dict[str, t.Any]:
         "baseline": {"type": "bool", "default": True},
         "ipset_threshold": {"type": "int", "default": 100},
         "drop_connections": {"type": "bool", "default": False},
+        "show_access_changes": {"type": "bool"},
         **policy_spec(),
     }
 
 
 def run_module(
-    module: AnsibleModule, create_host: t.Callable[[AnsibleModule], Host] = make_host, store: t.Optional[Store] = None
+    module: AnsibleModule,
+    create_host: t.Callable[[AnsibleModule], Host] = make_host,
+    store: t.Optional[Store] = None,
+    collector: t.Optional[Collector] = None,
 ) -> None:
-    """Bring one policy to the kernel (or take it away) and leave the module."""
-    leave(module, "docker_user_rule", lambda: _run(module, create_host(module), store or Store()))
+    """Bring one policy to the kernel (or take it away) and leave the module.
+
+    :param collector: how the host is looked at for C(access_changes); by default a host of this module's own making.
+    """
+    look = collector or (collect_late if create_host is make_host else None)
+    leave(module, "docker_user_rule", lambda: _run(module, create_host(module), store or Store(), look))
 
 
-def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
+def _run(
+    module: AnsibleModule, host: Host, store: Store, collector: t.Optional[Collector] = None
+) -> t.Dict[str, t.Any]:
     options = module.params
     policy = None if options["state"] == "absent" else Policy.from_options(options)
     name = check_name(str(options["name"]))
@@ -125,17 +137,11 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
 
     beside = Beside(host.ipset, sets, store, stored)
     dry = bool(module.check_mode)
+    access = access_of(module, collector)
     changes = host.firewall.change(planner, dry=dry, chain_needed=policy is not None, companion=beside)
     last = next(iter(compiled.values()), None)
     warnings = list(last.warnings) if last is not None else []
-    warnings += ["IPv6 was left as it is: %s" % reason for reason in sorted(unread)]
-    warnings += dead_rules(dead)
-    for family, advice in sorted(late.items()):
-        warnings.append(
-            "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy "
-            "stops: %s." % (FAMILY_TEXTS[family], advice)
-        )
-    for warning in warnings:
+    for warning in warnings + _seen_beside(unread, dead, late):
         module.warn(warning)
     cut: t.List[str] = []
     if options["drop_connections"] and policy:
@@ -152,9 +158,23 @@ def _run(module: AnsibleModule, host: Host, store: Store) -> t.Dict[str, t.Any]:
         "chains": chain_results(changes),
         "dropped_connections": cut,
     }
+    if access is not None:
+        result["access_changes"] = access.result(changes, beside.after())
     if module._diff:
         result["diff"] = chain_diffs(changes)
     return result
+
+
+def _seen_beside(unread: t.Iterable[str], dead: t.Iterable[str], late: t.Mapping[str, str]) -> t.List[str]:
+    """Warnings of what was found besides the policy."""
+    warnings = ["IPv6 was left as it is: %s" % reason for reason in sorted(unread)]
+    warnings += dead_rules(dead)
+    for family, advice in sorted(late.items()):
+        warnings.append(
+            "The %s FORWARD chain reads other rules before it jumps to DOCKER-USER, and what they accept no policy "
+            "stops: %s." % (FAMILY_TEXTS[family], advice)
+        )
+    return warnings
 
 
 def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Optional[Stored]:
