@@ -172,11 +172,18 @@ def test_what_hangs_on_something_is_possible() -> None:
 
 
 def test_interfaces_are_named_where_they_differ() -> None:
-    policy = {**ADMIN, "in_interface": "eth0"}
-    found = changed(made(), policy)
-    assert {item.in_interface for item in found} <= {"", "eth0", "eth1"}
-    (_name, setting) = ("default", "drop")
-    assert texts(changed(made(), default=setting, outside_interfaces=["eth0"]))[0].startswith("Blocked for anyone")
+    document = made()
+    tunnel = {"name": "wg0", "kind": "wireguard", "up": True, "master": "", "addresses": ["10.9.0.1/24"]}
+    document = {**document, "interfaces": [*document["interfaces"], tunnel]}
+    assert texts(changed(document, {**ADMIN, "in_interface": "wg0"})) == [
+        "Blocked for anyone in by eth0: admin (9000->8080/tcp) over IPv4",
+        "Blocked for anyone but 203.0.113.10 in by wg0: admin (9000->8080/tcp) over IPv4",
+    ]
+    assert [item.in_interface for item in changed(document, ADMIN)] == [""]
+    assert texts(changed(document, default="drop", outside_interfaces=["wg0"])) == [
+        "Blocked for anyone in by wg0: %s over IPv4" % port
+        for port in ("admin (9000->8080/tcp)", "far (9100->8080/tcp)", "shop (8080->8080/tcp)")
+    ]
 
 
 def test_many_sources_are_a_set() -> None:
