@@ -314,8 +314,8 @@ access_changes:
       sample: 172.17.0.10
     port:
       description: >-
-        The port that is connected to, the host's for a published port and else the container's. Null for every port of
-        the container's own address that is not published and that no rule in question names.
+        The port that is connected to, the host's for a published port and else the container's. Null for all ports of
+        the container's own address together that nobody publishes and no rule names.
       type: int
       sample: 9000
     protocol:
