@@ -14,8 +14,8 @@ import pathlib
 import typing as t
 
 import pytest
-from fleet.fleet import Fleet
 
+from fleet.fleet import Fleet
 from testbed import Bed
 
 BED = f"{os.environ.get('QUAYWALL_BED') or 'quaywall'}-fleet"

@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import typing as t
 
-from testbed import SUITES, Bed, BedError, Host, HostSpec
+from testbed import SUITES, Bed, BedError, Host, HostSpec, Source
 
 _REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,17 +31,20 @@ BAD_OPTION: t.Final = "trixie-4"
 NO_DOCKER: t.Final = "forky-3"
 NO_PYTHON: t.Final = "forky-4"
 """Its variables name a Python that is not there."""
+PROXIED: t.Final = "trixie-1"
+"""It publishes on its IPv6 addresses too, which docker-proxy serves past all policies."""
 HEALTHY: t.Final = ("bookworm-1", "trixie-1", "forky-1")
 UNJUDGED: t.Final = (UNREACHABLE, BAD_OPTION, NO_PYTHON)
 JUDGED: t.Final = tuple(name for name in NAMES if name not in UNJUDGED)
 
 PWNED: t.Final = "/tmp/quaywall-pwned"
+HOSTILE_RULE: t.Final = "forky-2"
 HOSTILE: t.Final = "{{ lookup('pipe', 'touch " + PWNED + "') }} $(touch " + PWNED + ") <script>"
 """A comment of a rule, which fixes repeat."""
 
 _CONTAINERS: t.Final = """
-docker run --detach --name admin --hostname admin --publish 9000:8080 workload serve 8080
-docker run --detach --name shop --hostname shop --publish 8080:8080 workload serve 8080
+docker run --detach --name admin --hostname admin --publish {address}9000:8080 workload serve 8080
+docker run --detach --name shop --hostname shop --publish {address}8080:8080 workload serve 8080
 """
 # Each is an inotify instance, of which a user has 128 on many machines.
 _LIGHTER: t.Final = "systemctl stop systemd-ask-password-console.path systemd-ask-password-wall.path"
@@ -102,6 +105,15 @@ class Fleet:
         self._everywhere(NAMES, self._prepare)
         self._write_inventory()
 
+    def rules(self, names: t.Iterable[str]) -> dict[str, str]:
+        """All rules of hosts, without counters."""
+        script = "for save in iptables-save ip6tables-save; do $save | sed '/^#/d; s/ \\[.*//'; done"
+        return {name: self.host(name).run(script).stdout for name in names}
+
+    def reached(self, name: str, port: int, source: Source) -> str | None:
+        """Which container answers on a published port of a host."""
+        return self.bed.client.connect(self.host(name).address(4), port, source=source).who or None
+
     def _everywhere(self, names: t.Iterable[str], job: t.Callable[[str], object]) -> None:
         with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
             list(pool.map(job, names))
@@ -115,10 +127,10 @@ class Fleet:
             host.run("dpkg --force-depends --remove docker.io docker-cli containerd runc python3-docker", check=False)
             host.run("! command -v docker dockerd && ! python3 -c 'import docker'")
         elif name != NO_PYTHON:
-            host.run(f"set -e\n{_CONTAINERS}")
+            host.run("set -e\n" + _CONTAINERS.format(address="" if name == PROXIED else "0.0.0.0:"))
             if name in OUTAGE:
                 host.run("iptables -I DOCKER-USER -p tcp --dport 8080 -j DROP")
-            if name == "forky-2":
+            if name == HOSTILE_RULE:
                 comment = ["-m", "comment", "--comment", HOSTILE]
                 host.run(["iptables", "-A", "DOCKER-USER", "-p", "tcp", "--dport", "2525", *comment, "-j", "DROP"])
             if name == DOCKER_DOWN:
