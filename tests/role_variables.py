@@ -4,7 +4,7 @@
 
 """The table of variables in a role's README, made from its meta/argument_specs.yml.
 
-role_variables.py ROLE: writes the table between the README's two markers. With --check it writes nothing, and returns 1 where
+role_variables.py ROLE writes the table between the README's two markers. With --check it writes nothing, and returns 1 where
 the table is another.
 """
 
@@ -73,4 +73,4 @@ def main(role: str, check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[-1], "--check" in sys.argv))
+    sys.exit(main(sys.argv[1], "--check" in sys.argv))

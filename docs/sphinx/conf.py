@@ -44,6 +44,7 @@ linkcheck_timeout = 30
 _MANUAL = "https://docs.ansible.com/projects/ansible/latest"
 _PLUGIN = re.compile(r"ansible_collections\.(\w+)\.(\w+)\.(\w+_module)\Z")
 _PAGES = {
+    "action_plugins": "plugins/action.html",
     "ansible_configuration_settings": "reference_appendices/config.html",
     "common_return_values": "reference_appendices/common_return_values.html",
 }

@@ -78,8 +78,9 @@ def by_hand() -> snapshots.Document:
 def by_policy() -> snapshots.Document:
     """The same containers with the policies of the guide's last step."""
     shop = _policy("shop", "172.17.0.2", 8080, 8080, "203.0.113.10")
+    admin = _policy("admin", "172.17.0.3", 9000, 8080)
     db = _policy("db", "172.17.0.4", 5432, 5432)
-    return snapshots.host("28.5", _SHOP, docker_user=[_ESTABLISHED, shop[0], *db, *shop[1:], "-j RETURN"])
+    return snapshots.host("28.5", _SHOP, docker_user=[_ESTABLISHED, *admin, *db, *shop, "-j RETURN"])
 
 
 def nftables() -> snapshots.Document:
