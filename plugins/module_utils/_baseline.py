@@ -22,8 +22,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._guard import (
     DEFAULT_RULE,
     default_rules,
     guard_rules,
+    kept_proxy_bridges,
+    kept_proxy_default,
+    kept_proxy_lines,
     own_default,
     own_guard,
+    own_proxy,
+    proxy_rules,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
@@ -39,6 +44,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     compile_policy,
     first_conflict,
     interface_name,
+)
+from ansible_collections.quaywall.docker.plugins.module_utils._proxy import (
+    HostPorts,
+    all_bindings,
+    default_lines,
+    host_ports,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule
 
@@ -103,7 +114,8 @@ class Wanted(t.NamedTuple):
 
     ``rules`` are those of all policies by family, in no order; ``sets`` the ipsets that they ask; ``waiting`` says of
     policies without rules what they wait for; ``unanswered`` are those of them that Docker could not be asked about,
-    and ``looked_up`` is false if it was not asked at all, or did not answer.
+    and ``looked_up`` is false if it was not asked at all, or did not answer. ``proxied`` are the policies' rules for
+    what comes in to docker-proxy, ``host_ports`` those of all containers, for the default.
     """
 
     rules: t.Mapping[str, t.Sequence[Rule]]
@@ -114,6 +126,8 @@ class Wanted(t.NamedTuple):
     waiting: t.Mapping[str, str]
     unanswered: t.FrozenSet[str] = frozenset()
     looked_up: bool = True
+    proxied: t.Mapping[str, t.Sequence[Rule]] = {}
+    host_ports: t.Mapping[str, t.Tuple[HostPorts, ...]] = {}
 
 
 NOTHING = Wanted({}, {}, {}, (), (), {})
@@ -151,12 +165,16 @@ def compile_chain(
     bridge_routes: t.Sequence[BridgeRoute],
     ip6_dnat: bool,
     wait: bool,
+    settings: t.Optional[Settings] = None,
 ) -> Wanted:
     """The rules of all policies; the parameters are those of :func:`compile_policy`.
 
     :param wait: a policy whose target is not there makes no rule, and is among the waiting.
+    :param settings: say whether there is a guard, and what the default is.
     :raises PolicyError: a target is not there, or cannot be protected; two policies disagree.
     """
+    guard = settings is not None and settings.guard
+    proxied: t.Dict[str, t.List[Rule]] = {IPV4: [], IPV6: []}
     rules: t.Dict[str, t.List[Rule]] = {IPV4: [], IPV6: []}
     sets: t.Dict[str, t.FrozenSet[str]] = {}
     endpoints: t.List[Endpoint] = []
@@ -169,7 +187,7 @@ def compile_chain(
             waiting[policy.name] = "Docker does not answer, and nothing was looked up there before."
             continue
         try:
-            compiled = compile_policy(policy, inventory, bindings, bridge_routes, ip6_dnat)
+            compiled = compile_policy(policy, inventory, bindings, bridge_routes, ip6_dnat, guard)
         except PolicyError as error:
             if not wait:
                 raise PolicyError("Policy %s: %s" % (policy.name, error)) from error
@@ -177,6 +195,8 @@ def compile_chain(
             continue
         for family, made in compiled.rules.items():
             rules[family] += made
+        for family, made in compiled.proxied.items():
+            proxied[family] += made
         sets.update(compiled.sets)
         endpoints += compiled.endpoints
         warnings += ["Policy %s: %s" % (policy.name, warning) for warning in compiled.warnings]
@@ -193,7 +213,15 @@ def compile_chain(
         waiting,
         frozenset(unanswered),
         inventory is not None,
+        proxied,
+        _host_ports(inventory, bindings) if guard and settings is not None and settings.default == "drop" else {},
     )
+
+
+def _host_ports(inventory: t.Optional[Inventory], bindings: Bindings) -> t.Dict[str, t.Tuple[HostPorts, ...]]:
+    """The published ports of all containers on the host."""
+    found = all_bindings(inventory, bindings) if inventory is not None else ()
+    return {family: host_ports(found, family) for family in (IPV4, IPV6)}
 
 
 def _bridges(inventory: t.Optional[Inventory]) -> t.Dict[str, t.Tuple[str, ...]]:
@@ -231,6 +259,7 @@ def plan_chain(
     if mangle is not None:
         guard = guard_rules(block, default) if settings.guard and block else None
         own += own_guard(mangle, guard, family)
+        own.append(own_proxy(mangle, _proxied(mangle, wanted, settings, family), family))
     return plan(
         table,
         block,
@@ -243,6 +272,21 @@ def plan_chain(
         need_chain=uses,
         lift_jump=uses,
     )
+
+
+def _proxied(mangle: Table, wanted: Wanted, settings: Settings, family: str) -> t.Optional[t.List[Rule]]:
+    """The guard's rules for what comes in to docker-proxy."""
+    if not settings.guard:
+        return None
+    lines = _in_order([*wanted.proxied.get(family, ()), *kept_proxy_lines(mangle, wanted.unanswered)])
+    if settings.default == "drop":
+        ports = wanted.host_ports.get(family, ())
+        looked_up = default_lines(ports, settings.outside_interfaces)
+        lines += looked_up if wanted.looked_up else kept_proxy_default(mangle)
+    # Containers on a network that carries no IPv6 may still reach the host by it.
+    bridges = [bridge for known in wanted.bridges.values() for bridge in known]
+    kept = [] if wanted.looked_up else kept_proxy_bridges(mangle)
+    return proxy_rules({*bridges, *kept}, lines)
 
 
 def _check_removable(table: Table, family: str) -> None:
@@ -280,5 +324,6 @@ def plan_removal(table: Table, mangle: t.Optional[Table], family: str) -> Plan:
     own: t.List[OwnChain] = [own_default(table, None, family)]
     if mangle is not None:
         own += own_guard(mangle, None, family)
+        own.append(own_proxy(mangle, None, family))
     chains = [chain for chain in own if chain.changes]
     return plan(table, (), established=False, add_return=False, family=family, own=chains)

@@ -206,6 +206,8 @@ GUARD_COMMENT = "quaywall: guard"
 DEFAULT_CHAIN = "QUAYWALL-DEFAULT"
 GUARD_CHAIN = "QUAYWALL-GUARD"
 GUARD_DENY_CHAIN = "QUAYWALL-DENY"
+#: The part of the guard in mangle INPUT: what comes in to docker-proxy.
+PROXY_CHAIN = "QUAYWALL-PROXY"
 
 #: The whole mark of a packet that the guard denies: C(QWGD) in ASCII. It is compared whole, so that no mask of another
 #: tool meets it.

@@ -25,13 +25,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Published,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DEFAULT_CHAIN,
     DOCKER_USER,
     GUARD_CHAIN,
     GUARD_DENY_CHAIN,
     Chain,
     Dump,
     Table,
-    is_default,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
@@ -48,6 +48,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     FILTER,
     FORWARD,
+    MANGLE,
     Plan,
     is_jump,
 )
@@ -196,44 +197,65 @@ def _may_enter(rule: Rule, interface: str) -> bool:
 
 def scope_of(plan: Plan, family: str) -> Scope:
     """What the rules are about that the plan writes, takes out or moves."""
+    if plan.add_jump or plan.lift_jump:
+        return Scope(None, None, frozenset(), (Rule(()),))
     parser = Parser(family)
-    pairs = [(DOCKER_USER, plan.before, plan.after)]
-    # What the guard's last chain does is what the guard's rules lead to.
-    pairs += [(own.name, own.before or (), own.after or ()) for own in plan.own if own.name != GUARD_DENY_CHAIN]
-    rules: t.List[Rule] = []
-    for name, before, after in pairs:
-        changed = {*before} ^ {*after}
-        if name == DOCKER_USER:
-            # At the end of the chain it is where everything goes anyhow.
-            changed -= {line for lines in (before, after) for line in lines[-1:] if line == "-j RETURN"}
-        if name == GUARD_CHAIN:
-            changed -= {line for lines in (before, after) for line in lines[:1] if line.endswith("-j " + RETURN)}
-        rules += [parser.parse(line) for line in changed]
-    rules = [rule for rule in rules if not is_default(rule)]
+    rules = [parser.parse(line) for line in _changed_lines(plan)]
+    at_host = [parser.parse(line) for line in _changed_lines(plan, True)]
     addresses: t.Optional[Intervals] = NOTHING
     host_ports: t.Optional[Intervals] = NOTHING
     named: t.Set[t.Tuple[str, int]] = set()
-    if plan.add_jump or plan.lift_jump:
-        return Scope(None, None, frozenset(), (Rule(()),))
-    for rule in rules:
+    for rule in [*rules, *at_host]:
         values = {field.name: field.value for field in rule.fields if not field.negated}
-        if "destination_port" in values:
-            named |= {(values.get("protocol", "tcp"), low) for low, _high in port_ranges(values["destination_port"])}
-        if "destination" in values and addresses is not None:
+        ports = values.get("destination_port")
+        if ports is not None and rule not in at_host:
+            named |= {(values.get("protocol", "tcp"), low) for low, _high in port_ranges(ports)}
+        asked = values.get("ctorigdstport") if rule not in at_host else ports
+        if "destination" in values and rule not in at_host and addresses is not None:
             addresses = union(addresses, of_network(values["destination"]))
-        elif "ctorigdstport" in values and host_ports is not None:
-            host_ports = join([*host_ports, *port_ranges(values["ctorigdstport"])])
+        elif asked is not None and host_ports is not None:
+            host_ports = join([*host_ports, *port_ranges(asked)])
         else:
             addresses = host_ports = None
-    return Scope(addresses, host_ports, frozenset(named), tuple(rules))
+    return Scope(addresses, host_ports, frozenset(named), (*rules, *at_host))
+
+
+def _changed_lines(plan: Plan, at_host: bool = False) -> t.List[str]:
+    """The rules that come or go.
+
+    :param at_host: those about what comes in to docker-proxy, which are about ports of the host.
+    """
+    found: t.Set[str] = set()
+    if not at_host:
+        found = {*plan.before} ^ {*plan.after}
+        # At the end of the chain a RETURN is where everything goes anyhow. What the default's jump leads to is below.
+        found -= {lines[-1] for lines in (plan.before, plan.after) if lines and lines[-1] == "-j RETURN"}
+        found = {line for line in found if not line.endswith("-j " + DEFAULT_CHAIN)}
+    for own in plan.own:
+        if own.name == GUARD_DENY_CHAIN or at_host != (own.table == MANGLE and own.name != GUARD_CHAIN):
+            continue
+        before, after = own.before or (), own.after or ()
+        changed = {*before} ^ {*after}
+        if own.table == MANGLE and not (before and after):
+            # Of a whole chain the first ones only let pass what it is not for.
+            lines = before or after
+            while lines and lines[0].endswith("-j " + RETURN) and "--dport" not in lines[0] and " -d " not in lines[0]:
+                changed.discard(lines[0])
+                lines = lines[1:]
+        found |= changed
+    return sorted(found)
 
 
 # Who reaches what ----------------------------------------------------------------------------------------------------
 
 
 class _Asked(t.NamedTuple):
-    """A way to a container's port: what is connected to, and how it is called."""
+    """A way to a container's port: what is connected to, and how it is called.
 
+    ``endpoint`` is of the other family where docker-proxy leads from one to the other.
+    """
+
+    family: str
     endpoint: Endpoint
     address: int
     port: int
@@ -291,25 +313,30 @@ def _as_planned(snapshot: Snapshot, plans: Planned) -> Snapshot:
 def _ways(before: Tracer, after: Tracer, family: str, scope: Scope) -> t.Iterator[_Asked]:
     """The ways into containers that the plan may touch."""
     survey = before.survey.family(family)
+    others = [endpoint for other in before.survey.families if other is not survey for endpoint in other.endpoints]
     inner: t.Dict[int, t.Dict[t.Tuple[str, int], None]] = {}
     for item in survey.published:
         endpoint, binding = item.endpoint, item.binding
-        if endpoint is None or item.loopback:
+        if item.loopback:
             continue
-        inner.setdefault(endpoint.number, {})[binding.protocol, binding.container_port] = None
-        if item.routed or not scope.covers(endpoint.number, binding.host_port):
+        if endpoint is not None:
+            inner.setdefault(endpoint.number, {})[binding.protocol, binding.container_port] = None
+        elif item.proxied:
+            endpoint = next((one for one in others if one.container.id == item.container.id), None)
+        number = endpoint.number if endpoint is not None and endpoint.family == family else -1
+        if endpoint is None or item.routed or not scope.covers(number, binding.host_port):
             continue
         address = _host_address(before, family, item)
         if address is not None:
-            yield _Asked(endpoint, address, binding.host_port, binding.protocol, item)
+            yield _Asked(family, endpoint, address, binding.host_port, binding.protocol, item)
     unnamed = min(survey.unnamed_port, after.survey.family(family).unnamed_port)
     for endpoint in survey.endpoints:
         if not endpoint.bridge or not scope.covers(endpoint.number):
             continue
         ports = dict.fromkeys([*inner.get(endpoint.number, ()), *sorted(scope.ports)])
         for protocol, port in ports:
-            yield _Asked(endpoint, endpoint.number, port, protocol)
-        yield _Asked(endpoint, endpoint.number, unnamed, "tcp", every=True)
+            yield _Asked(family, endpoint, endpoint.number, port, protocol)
+        yield _Asked(family, endpoint, endpoint.number, unnamed, "tcp", every=True)
 
 
 def _host_address(tracer: Tracer, family: str, published: Published) -> t.Optional[int]:
@@ -355,7 +382,7 @@ def _reached(tracer: Tracer, start: Start, asked: _Asked) -> _Reached:
 def _changed(
     before: Tracer, after: Tracer, asked: _Asked, starts: t.Sequence[t.Tuple[Start, str]]
 ) -> t.Iterator[AccessChange]:
-    family = asked.endpoint.family
+    family = asked.family
     groups: t.Dict[t.Tuple[str, str, t.Tuple[str, ...], str], t.List[str]] = {}
     survey = before.survey.family(family)
     outside = [start.in_interface for start, bridge in starts if not bridge]

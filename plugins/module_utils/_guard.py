@@ -11,7 +11,8 @@ The guard repeats the denies of DOCKER-USER in the table mangle, which no engine
 to DOCKER-USER away for a moment at each C(docker network create), 28.5 with live-restore stands in front of it at each
 start. In mangle FORWARD (read before filter) a denied packet gets a mark; in mangle POSTROUTING (read after filter) one
 that still carries it is dropped. So DOCKER-USER denies first, with its REJECT, its LOG and its counters, and the guard
-stops only what nobody asked DOCKER-USER about.
+stops only what nobody asked DOCKER-USER about. What comes in to docker-proxy (:mod:`_proxy` says when) is for the host
+itself: mangle INPUT drops it.
 """
 
 from __future__ import annotations
@@ -26,22 +27,27 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     GUARD_COMMENT,
     GUARD_DENY_CHAIN,
     GUARD_MARK,
+    PROXY_CHAIN,
     Table,
     can_only_deny,
     is_default,
+    mark_of,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     FILTER,
     FORWARD,
+    INPUT,
     MANGLE,
     POSTROUTING,
     OwnChain,
     established_rule,
+    with_policy,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import Field, Rule, field, normalise, parse
 
 _FORWARD_HOOK = parse('-m comment --comment "%s" -j %s' % (GUARD_COMMENT, GUARD_CHAIN))
 _POSTROUTING_HOOK = parse('-m mark --mark %s -m comment --comment "%s" -j DROP' % (GUARD_MARK, GUARD_COMMENT))
+_INPUT_HOOK = parse('-m comment --comment "%s" -j %s' % (GUARD_COMMENT, PROXY_CHAIN))
 _DENY = parse("-j MARK --set-xmark %s/0xffffffff" % GUARD_MARK)
 
 #: What DOCKER-USER ends with where everything that no policy lets in is dropped.
@@ -144,9 +150,61 @@ def own_guard(table: Table, wanted: t.Optional[t.Sequence[Rule]], family: str) -
     return (guard, deny) if wanted is None else (deny, guard)
 
 
-def own_chains_beside(table: Table, mangle: Table, block: t.Sequence[Rule], family: str) -> t.List[OwnChain]:
-    """For a change of single policies: the guard, where there is one, repeats what the block denies then."""
+def proxy_rules(bridges: t.Iterable[str], lines: t.Sequence[Rule]) -> t.Optional[t.List[Rule]]:
+    """The guard's rules for what comes in to docker-proxy; None if they would stop nobody.
+
+    :param bridges: the interfaces of Docker's networks: containers reach a published port by docker-proxy as a rule.
+    :param lines: the rules of all policies and of the default, in their order.
+    """
+    if not any(rule.target == "DROP" for rule in lines):
+        return None
+    passing = ["lo", *sorted(bridges)]
+    inside = [Rule((field("in_interface", name), field("jump", "RETURN"))) for name in passing]
+    return [established_rule("RETURN"), *inside, *lines]
+
+
+def kept_proxy_lines(mangle: Table, policies: t.Optional[t.Collection[str]] = None) -> t.List[Rule]:
+    """The rules of some policies (None: of all) for docker-proxy, as they are in the kernel."""
+    marked = [(rule, mark_of(rule)) for rule in _rules(mangle, PROXY_CHAIN)]
+    return [rule for rule, mark in marked if mark is not None and (policies is None or mark.policy in policies)]
+
+
+def kept_proxy_default(mangle: Table) -> t.List[Rule]:
+    """The rules of the default for docker-proxy, as they are in the kernel."""
+    return [rule for rule in _rules(mangle, PROXY_CHAIN) if is_default(rule)]
+
+
+def kept_proxy_bridges(mangle: Table) -> t.List[str]:
+    """The interfaces that the rules for docker-proxy let pass now."""
+    passing = [rule.value("in_interface") for rule in _rules(mangle, PROXY_CHAIN) if rule.comment is None]
+    return [name for name in passing if name is not None and name != "lo"]
+
+
+def own_proxy(table: Table, wanted: t.Optional[t.Sequence[Rule]], family: str) -> OwnChain:
+    """The guard's chain for docker-proxy in the table mangle; None if it is to go."""
+    return own_chain(table._replace(name=MANGLE), PROXY_CHAIN, wanted, family, [(INPUT, _INPUT_HOOK)])
+
+
+def own_chains_beside(
+    table: Table,
+    mangle: Table,
+    block: t.Sequence[Rule],
+    family: str,
+    name: str,
+    proxied: t.Optional[t.Sequence[Rule]],
+) -> t.List[OwnChain]:
+    """For a change of one policy: the guard, where there is one, repeats what the block denies then.
+
+    :param name: the policy's.
+    :param proxied: its rules for docker-proxy; None where they were not looked up, and stay as they are.
+    """
     chain = table.chains.get(DEFAULT_CHAIN)
     default = chain.rules if chain is not None and any(is_default(rule) for rule in block) else ()
-    wanted = guard_rules(block, default) if block else None
-    return [made for made in own_guard(mangle, wanted, family) if made.changes]
+    own = own_guard(mangle, guard_rules(block, default) if block else None, family)
+    others = kept_proxy_lines(mangle)
+    if proxied is not None:
+        others = [rule for rule in others for mark in [mark_of(rule)] if mark is None or mark.policy != name]
+        others = with_policy(None, "", [*others, *proxied])
+    lines = [*others, *kept_proxy_default(mangle)]
+    bridges = kept_proxy_bridges(mangle)
+    return [made for made in (*own, own_proxy(mangle, proxy_rules(bridges, lines), family)) if made.changes]

@@ -28,12 +28,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     GUARD_CHAIN,
     GUARD_DENY_CHAIN,
+    PROXY_CHAIN,
     Dump,
     Table,
     docker_manages,
     parse_dump,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, MANGLE, POSTROUTING, Plan
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, INPUT, MANGLE, POSTROUTING, Plan
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
 NFT = "nft"
@@ -513,7 +514,7 @@ _NFTABLES_BACKEND = (
 
 def _written_by_us(state: State) -> t.Dict[str, t.List[t.List[str]]]:
     """The rules of the chains that we write to: what a dump also holds (counters of policies) changes all the time."""
-    ours = (DOCKER_USER, FORWARD, POSTROUTING, DEFAULT_CHAIN, GUARD_CHAIN, GUARD_DENY_CHAIN)
+    ours = (DOCKER_USER, FORWARD, INPUT, POSTROUTING, DEFAULT_CHAIN, GUARD_CHAIN, GUARD_DENY_CHAIN, PROXY_CHAIN)
     return {
         "%s %s" % (family, table.name): [chain.render() for name, chain in table.chains.items() if name in ours]
         for tables in (state.tables, state.mangle)
@@ -532,16 +533,21 @@ def legacy_tables(family: str) -> t.List[str]:
 
 def _guard_lines(state: State, family: str) -> t.Tuple[str, ...]:
     """The guard's rules, as lines of C(iptables -S)."""
+    return tuple(line for lines in _guard_chains(state, family).values() for line in lines)
+
+
+def _guard_chains(state: State, family: str) -> t.Dict[str, t.Tuple[str, ...]]:
     table = state.mangle.get(family)
-    chain = None if table is None else table.chains.get(GUARD_CHAIN)
-    return () if chain is None else tuple(chain.render())
+    chains = {} if table is None else table.chains
+    return {name: tuple(chains[name].render()) if name in chains else () for name in (GUARD_CHAIN, PROXY_CHAIN)}
 
 
 def _guard(
-    state: State, family: str, after: t.Optional[t.Tuple[str, ...]]
+    state: State, family: str, after: t.Mapping[str, t.Tuple[str, ...]]
 ) -> t.Tuple[t.Tuple[str, ...], t.Tuple[str, ...]]:
-    before = _guard_lines(state, family)
-    return before, before if after is None else tuple("-A %s %s" % (GUARD_CHAIN, rule) for rule in after)
+    chains = _guard_chains(state, family)
+    chains.update({name: tuple("-A %s %s" % (name, rule) for rule in rules) for name, rules in after.items()})
+    return _guard_lines(state, family), tuple(line for lines in chains.values() for line in lines)
 
 
 def _guard_is(table: t.Optional[Table], plan: Plan) -> bool:

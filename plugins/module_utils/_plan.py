@@ -20,6 +20,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     ESTABLISHED_COMMENT,
     GUARD_CHAIN,
+    PROXY_CHAIN,
     Chain,
     Table,
     can_only_deny,
@@ -33,6 +34,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule, field, normalise, parse
 
 FORWARD = "FORWARD"
+INPUT = "INPUT"
 POSTROUTING = "POSTROUTING"
 FILTER = "filter"
 MANGLE = "mangle"
@@ -122,10 +124,9 @@ class Plan(t.NamedTuple):
         gone = [chain for chain in self._own(FILTER) if chain.after is None]
         return _mangle(self._own(MANGLE)) + _table(FILTER, [*_write(made), *lines, *operations, *_write(gone)])
 
-    def guard_after(self) -> t.Optional[t.Tuple[str, ...]]:
-        """The guard's rules as they will be; None if they stay as they are."""
-        changed = [chain.after or () for chain in self._own(MANGLE) if chain.name == GUARD_CHAIN]
-        return changed[0] if changed else None
+    def guard_after(self) -> t.Mapping[str, t.Tuple[str, ...]]:
+        """The rules of the guard's chains as they will be, without those that stay as they are."""
+        return {c.name: c.after or () for c in self._own(MANGLE) if c.name in (GUARD_CHAIN, PROXY_CHAIN)}
 
     def _own(self, table: str) -> t.List[OwnChain]:
         return [chain for chain in self.own if chain.table == table and chain.changes]

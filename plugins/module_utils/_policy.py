@@ -65,7 +65,8 @@ _CHOICES = {
 
 _ANY_ADDRESSES = ("0.0.0.0", "::")
 
-_VERDICTS = {"accept": "ACCEPT", "return": "RETURN", "drop": "DROP", "reject": "REJECT"}
+#: The targets of what a policy says.
+VERDICTS = {"accept": "ACCEPT", "return": "RETURN", "drop": "DROP", "reject": "REJECT"}
 
 Ports = t.Tuple[t.Tuple[int, int], ...]
 IPNetwork = t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -432,13 +433,15 @@ class BridgeRoute(t.NamedTuple):
 class Compiled(t.NamedTuple):
     """The rules of a policy by family, what they were made from, and what its user should know.
 
-    ``sets`` are the ipsets that the rules ask: names and networks, as C(ipset save) prints them.
+    ``sets`` are the ipsets that the rules ask: names and networks, as C(ipset save) prints them. ``proxied`` are the
+    rules for what comes in to docker-proxy, where they were asked for.
     """
 
     rules: t.Mapping[str, t.Tuple[Rule, ...]]
     endpoints: t.Tuple[Endpoint, ...]
     warnings: t.Tuple[str, ...]
     sets: t.Mapping[str, t.FrozenSet[str]] = {}
+    proxied: t.Mapping[str, t.Tuple[Rule, ...]] = {}
 
 
 class Place(t.NamedTuple):
@@ -476,6 +479,7 @@ def compile_policy(
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]] = lambda container: (),
     bridge_routes: t.Sequence[BridgeRoute] = (),
     ip6_dnat: bool = False,
+    proxied: bool = False,
 ) -> Compiled:
     """The rules of a policy.
 
@@ -483,6 +487,7 @@ def compile_policy(
     :param bindings: gives the fixed port bindings of a container.
     :param bridge_routes: networks behind the host's bridges, for a target that is an address.
     :param ip6_dnat: Docker manages ip6tables too, so ports published on IPv6 are forwarded as those on IPv4 are.
+    :param proxied: there is a guard, which also judges what comes in to docker-proxy.
     :raises PolicyError: the target is not there, or no rule in DOCKER-USER can protect it.
     """
     warnings: t.List[str] = []
@@ -500,23 +505,30 @@ def compile_policy(
         # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
         from ansible_collections.quaywall.docker.plugins.module_utils._targets import find_target
 
-        subjects, endpoints, present, warnings = find_target(policy, inventory, bindings, ip6_dnat)
+        subjects, endpoints, present, warnings = find_target(policy, inventory, bindings, ip6_dnat, proxied)
     chosen = _families(policy, sorted(present))
     rules = {family: _rules(policy, subjects, family) for family in chosen}
     if not any(rules.values()):
         raise PolicyError(_nothing(policy))
+    beside: t.Dict[str, t.Tuple[Rule, ...]] = {}
+    if proxied:
+        from ansible_collections.quaywall.docker.plugins.module_utils import _proxy
+
+        found = _proxy.policy_bindings(policy, subjects, inventory, bindings)
+        beside = {family: _proxy.proxy_lines(policy, found, family) for family in _proxy.proxy_families(policy)}
     return Compiled(
         rules,
         tuple(item for item in endpoints if item.family in chosen),
         tuple(warnings),
-        _sets(policy, rules),
+        _sets(policy, [*rules.items(), *beside.items()]),
+        beside,
     )
 
 
-def _sets(policy: Policy, rules: t.Mapping[str, t.Sequence[Rule]]) -> t.Dict[str, t.FrozenSet[str]]:
+def _sets(policy: Policy, rules: t.Iterable[t.Tuple[str, t.Sequence[Rule]]]) -> t.Dict[str, t.FrozenSet[str]]:
     """The ipsets that the policy's rules ask, with their networks."""
     found: t.Dict[str, t.FrozenSet[str]] = {}
-    for family, made in rules.items():
+    for family, made in rules:
         if any(sets_of(rule) for rule in made):
             found[set_name(policy.name, family)] = long_lists(policy)[family] or frozenset()
     return found
@@ -773,18 +785,12 @@ def _ports_without(ports: Ports, covered: t.Set[int]) -> Ports:
 
 def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tuple[Rule, ...]:
     rules: t.List[Rule] = []
-    everybody: t.Tuple[_Who, ...] = (None,)
-    sources: t.Tuple[_Who, ...] = everybody
-    if policy.sources is not None:
-        lists = long_lists(policy)
-        if family not in lists:
-            sources = tuple(_sources_of(policy, family))
-        elif lists[family] is not None:
-            sources = (set_name(policy.name, family),)
+    everybody: t.Tuple[Who, ...] = (None,)
+    sources = who_is_named(policy, family)
     for section, verdict, who in ((ACTION, policy.action, sources), (OTHERWISE, policy.otherwise, everybody)):
         if verdict == "none":
             continue
-        allowing = _VERDICTS[verdict] in ALLOWING
+        allowing = VERDICTS[verdict] in ALLOWING
         for subject in subjects:
             matches = (_allow_matches if allowing else _deny_matches)(policy, subject, family)
             for match in matches:
@@ -794,7 +800,17 @@ def _rules(policy: Policy, subjects: t.Sequence[Subject], family: str) -> t.Tupl
 
 
 #: Whom a rule is for: a network, everybody (None), or the networks of an ipset.
-_Who = t.Union[IPNetwork, None, str]
+Who = t.Union[IPNetwork, None, str]
+
+
+def who_is_named(policy: Policy, family: str) -> t.Tuple[Who, ...]:
+    """Whom the policy's action is for, in one family: everybody where it names no sources."""
+    if policy.sources is None:
+        return (None,)
+    lists = long_lists(policy)
+    if family not in lists:
+        return tuple(_sources_of(policy, family))
+    return (None,) if lists[family] is None else (set_name(policy.name, family),)
 
 
 def _sources_of(policy: Policy, family: str) -> t.List[IPNetwork]:
@@ -802,7 +818,7 @@ def _sources_of(policy: Policy, family: str) -> t.List[IPNetwork]:
     return [source for source in policy.sources or () if source.version == version]
 
 
-def _rule_group(policy: Policy, section: str, verdict: str, source: _Who, match: _Match, family: str) -> t.List[Rule]:
+def _rule_group(policy: Policy, section: str, verdict: str, source: Who, match: _Match, family: str) -> t.List[Rule]:
     """The rules for one source and one match: one, unless the own bridge's addresses are cut out of the source."""
     incoming: t.List[Field] = []
     from_set: t.List[Field] = []
@@ -813,7 +829,7 @@ def _rule_group(policy: Policy, section: str, verdict: str, source: _Who, match:
     if section == ACTION and policy.in_interface:
         incoming.append(field("in_interface", policy.in_interface, policy.in_interface_negated))
         covers_bridge = policy.in_interface_negated != _interface_matches(policy.in_interface, bridge)
-        if bridge and covers_bridge and _VERDICTS[verdict] not in ALLOWING and match.place is not None:
+        if bridge and covers_bridge and VERDICTS[verdict] not in ALLOWING and match.place is not None:
             # iptables takes one -i only, so the own network is exempt by its addresses.
             sources = _sources_outside(source, match.place.subnets, family)
     elif bridge:
@@ -881,7 +897,7 @@ def _with_log(
     fields += match.conntrack
     fields += from_set
     mark = Mark(policy.name, section, policy.priority)
-    target = _VERDICTS[verdict]
+    target = VERDICTS[verdict]
     rules = []
     if policy.log is not None and target not in ALLOWING:
         limit = [field("match", "limit"), field("limit", policy.log.limit)]

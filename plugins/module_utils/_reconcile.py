@@ -129,7 +129,9 @@ def bring(
         if dnat[0] not in compiled:
             if not routes:
                 routes.append(job.bridge_routes() if any(item.destination is not None for item in job.policies) else ())
-            compiled[dnat[0]] = compile_chain(job.policies, job.inventory, job.bindings, routes[0], dnat[0], job.wait)
+            compiled[dnat[0]] = compile_chain(
+                job.policies, job.inventory, job.bindings, routes[0], dnat[0], job.wait, job.settings
+            )
         return compiled[dnat[0]]
 
     def planner(state: State) -> t.Dict[str, Plan]:
@@ -193,7 +195,8 @@ def _as_they_are(job: Job, state: State, wanted: Wanted) -> Wanted:
         if mark is not None
     }
     rules = {family: _without(made, there) for family, made in wanted.rules.items()}
-    return wanted._replace(rules=rules, unanswered=wanted.unanswered | there)
+    proxied = {family: _without(made, there) for family, made in wanted.proxied.items()}
+    return wanted._replace(rules=rules, unanswered=wanted.unanswered | there, proxied=proxied)
 
 
 def _without(rules: t.Iterable[Rule], policies: t.Collection[str]) -> t.List[Rule]:

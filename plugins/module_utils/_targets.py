@@ -50,6 +50,7 @@ def find_target(
     inventory: Inventory,
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
     ip6_dnat: bool,
+    proxied: bool = False,
 ) -> Found:
     """Look the policy's target up; the parameters are those of :func:`compile_policy`.
 
@@ -60,7 +61,7 @@ def find_target(
     found = Found([], [], set(), [])
     for container in _containers(policy, inventory):
         try:
-            _add_container(found, policy, container, inventory, bindings, ip6_dnat)
+            _add_container(found, policy, container, inventory, bindings, ip6_dnat, proxied)
         except PolicyError as error:
             if policy.target == "container":
                 raise
@@ -110,6 +111,7 @@ def _add_container(
     inventory: Inventory,
     bindings: t.Callable[[Container], t.Tuple[Binding, ...]],
     ip6_dnat: bool,
+    proxied: bool,
 ) -> None:
     """Add what there is to protect of one container."""
     owner = _network_owner(container, inventory)
@@ -145,18 +147,23 @@ def _add_container(
             "Container %s %s: what the policy denies is guarded on its published ports already, what it allows follows "
             "when the container has an address and is looked up again." % (container.name, state)
         )
-    found.warnings.extend(_gaps(policy, container, subject, ip6_dnat))
+    found.warnings.extend(_gaps(policy, container, subject, ip6_dnat, proxied))
     found.subjects.append(subject)
     found.endpoints.extend(endpoints)
     found.families.update({endpoint.family for endpoint in endpoints} or {IPV4}, {IPV6} if dual else ())
 
 
-def _gaps(policy: Policy, container: Container, subject: Subject, ip6_dnat: bool) -> t.List[str]:
-    """Ways into the container that the policy means to close and no rule in DOCKER-USER can."""
+def _gaps(policy: Policy, container: Container, subject: Subject, ip6_dnat: bool, guard: bool) -> t.List[str]:
+    """Ways into the container that the policy means to close and no rule in DOCKER-USER can.
+
+    :param guard: what comes in to docker-proxy is judged too, unless the policy leaves IPv6 out.
+    """
     if not {policy.action, policy.otherwise} & {"drop", "reject"}:
         return []
     gaps: t.List[str] = []
     proxied = [] if ip6_dnat and subject.places[IPV6] else wanted_bindings(policy, subject.current, IPV6)
+    if guard and policy.ip_version != IPV4 and not policy.container_network:
+        proxied = []
     if proxied:
         gaps.append(
             "Container %s is published on IPv6 as well (host port %s), and docker-proxy serves that: it comes in by "

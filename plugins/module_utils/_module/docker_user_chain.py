@@ -86,14 +86,15 @@ def _run(
     rules = options["rules"] or []
     policies = parse_policies(rules, settings.ipset_threshold)
     wait = options["missing_targets"] == "wait"
-    docker, inventory = _look_up(host, policies, settings, wait)
+    kept = bool(options["store"] or (options["store"] is None and store.exists()))
+    docker, inventory = _look_up(host, policies, settings, wait, kept)
 
     def bindings(container: Container) -> t.Tuple[Binding, ...]:
         return () if docker is None else docker.bindings(container)
 
     job = Job(settings, policies, inventory, bindings, _bridge_routes, wait)
     stored = None
-    if options["store"] or (options["store"] is None and store.exists()):
+    if kept:
         stored = _stored(options, rules)
     result = bring(host.firewall, host.ipset, job, dry, store, stored)
     cut: t.List[str] = []
@@ -123,12 +124,14 @@ def _bridge_routes() -> t.Sequence[BridgeRoute]:
 
 
 def _look_up(
-    host: Host, policies: t.Sequence[Policy], settings: Settings, wait: bool
+    host: Host, policies: t.Sequence[Policy], settings: Settings, wait: bool, kept: bool
 ) -> t.Tuple[t.Optional[Docker], t.Optional[Inventory]]:
-    """The engine, and what it has, where a policy or the default needs it."""
+    """The engine, and what it has, where a policy or the default needs it, or a guard that is to last can use it."""
     needs = [policy.name for policy in policies if policy.needs_docker]
     if not needs and settings.default != "drop":
-        return None, None
+        if not (kept and settings.guard and policies):
+            return None, None
+        wait = True
     try:
         docker = host.docker()
         return docker, docker.inventory()

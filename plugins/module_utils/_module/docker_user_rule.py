@@ -15,6 +15,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._beside import Bes
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     GUARD_CHAIN,
+    PROXY_CHAIN,
     Chain,
     docker_manages,
     is_established,
@@ -95,7 +96,7 @@ def _run(
     kept = store.read()
     settings = None if kept is None else kept.settings
     docker = host.docker() if policy is not None and policy.needs_docker else None
-    compiled: t.Dict[bool, Compiled] = {}
+    compiled: t.Dict[t.Tuple[bool, bool], Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
     late: t.Dict[str, str] = {}
@@ -103,10 +104,12 @@ def _run(
 
     def planner(state: State) -> t.Dict[str, Plan]:
         ip6_dnat = IPV6 in state.tables and docker_manages(state.tables[IPV6])
+        guarded = _is_guarded(state, settings)
         # Endpoints are looked up once; whether IPv6 takes part may depend on the chains that were found.
-        if policy is not None and ip6_dnat not in compiled:
-            compiled[ip6_dnat] = _compile(policy, docker, ip6_dnat)
-        rules = compiled[ip6_dnat].rules if policy is not None else {}
+        if policy is not None and (ip6_dnat, guarded) not in compiled:
+            compiled[ip6_dnat, guarded] = _compile(policy, docker, ip6_dnat, guarded)
+        rules = compiled[ip6_dnat, guarded].rules if policy is not None else {}
+        proxied = compiled[ip6_dnat, guarded].proxied if policy is not None else {}
         unread.update(state.unreadable.values())
         asked.clear()
         plans: t.Dict[str, Plan] = {}
@@ -121,11 +124,14 @@ def _run(
             block = with_policy(state.tables[family].chains.get(DOCKER_USER), name, rules.get(family, ()))
             asked.update(used for rule in block for used in sets_of(rule))
             mine = rules.get(family, ())
-            plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]), settings)
+            # Without a look-up nobody knows what docker-proxy serves: what is there stays.
+            known = proxied.get(family, ()) if policy is None or docker is not None else None
+            own = _own_chains(state, family, block, name, known) if guarded else ()
+            plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]), settings, own)
             if plans[family].unreachable:
                 dead.update(plans[family].unreachable)
-            guarded = bool(rules.get(family)) or _has_managed(state, family)
-            if guarded and not plans[family].add_jump and not jump_is_first(state.tables[family]):
+            managed = bool(rules.get(family)) or _has_managed(state, family)
+            if managed and not plans[family].add_jump and not jump_is_first(state.tables[family]):
                 late[family] = _how_to_lift_the_jump(state, family)
         return plans
 
@@ -193,14 +199,14 @@ def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]])
     return found._replace(policies=tuple(sorted(policies, key=lambda policy: str(policy.get("name")))))
 
 
-def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool) -> Compiled:
+def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool, guarded: bool) -> Compiled:
     if docker is None:
         if policy.target != "destination":
             return compile_policy(policy, ip6_dnat=ip6_dnat)
         from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
 
         return compile_policy(policy, bridge_routes=bridge_routes())
-    return compile_policy(policy, docker.inventory(), docker.bindings, ip6_dnat=ip6_dnat)
+    return compile_policy(policy, docker.inventory(), docker.bindings, ip6_dnat=ip6_dnat, proxied=guarded)
 
 
 def _how_to_lift_the_jump(state: State, family: str) -> str:
@@ -223,10 +229,12 @@ def _plan_family(
     block: t.Sequence[Rule],
     baseline: bool,
     settings: t.Optional[Json],
+    own: t.Sequence[OwnChain],
 ) -> Plan:
     """The plan that puts the policy's rules among those of the other policies.
 
     :param settings: those of the whole chain; None where they are not stored.
+    :param own: the guard's chains.
     """
     table = state.tables[family]
     chain = table.chains.get(DOCKER_USER)
@@ -244,22 +252,28 @@ def _plan_family(
         add_return=bool(rules) and baseline,
         family=family,
         established_target=_established_target(chain, settings),
-        own=_own_chains(state, family, block, settings),
+        own=own,
     )
 
 
-def _own_chains(state: State, family: str, block: t.Sequence[Rule], settings: t.Optional[Json]) -> t.Sequence[OwnChain]:
-    """The guard, where there is one, as it is with these policies."""
+def _is_guarded(state: State, settings: t.Optional[Json]) -> bool:
+    """True if a guard is wanted: of one with nothing to deny only the other family's, or the store, can tell."""
+    if settings is not None and bool(settings.get("guard", True)):
+        return True
+    return any(chain in table.chains for table in state.mangle.values() for chain in (GUARD_CHAIN, PROXY_CHAIN))
+
+
+def _own_chains(
+    state: State, family: str, block: t.Sequence[Rule], name: str, proxied: t.Optional[t.Sequence[Rule]]
+) -> t.Sequence[OwnChain]:
+    """The guard as it is with these policies."""
     mangle = state.mangle.get(family)
-    # One that has nothing to deny is not there: the other family's, or the store, tells that it is wanted.
-    guarded = settings is not None and bool(settings.get("guard", True))
-    guarded = guarded or any(GUARD_CHAIN in table.chains for table in state.mangle.values())
-    if mangle is None or not guarded:
+    if mangle is None:
         return ()
     # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
     from ansible_collections.quaywall.docker.plugins.module_utils._guard import own_chains_beside
 
-    return own_chains_beside(state.tables[family], mangle, block, family)
+    return own_chains_beside(state.tables[family], mangle, block, family, name, proxied)
 
 
 def _established_target(chain: t.Optional[Chain], settings: t.Optional[Json]) -> str:
