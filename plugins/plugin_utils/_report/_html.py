@@ -26,7 +26,6 @@ import typing as t
 import zlib
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import SEVERITIES
-from ansible_collections.quaywall.docker.plugins.plugin_utils._report import _yaml
 from ansible_collections.quaywall.docker.plugins.plugin_utils._report._about import about
 from ansible_collections.quaywall.docker.plugins.plugin_utils._report._model import (
     FAILED,
@@ -188,7 +187,7 @@ def _detail(finding: Finding) -> t.Dict[str, t.Any]:
         if fix is None
         else {
             "description": fix.description,
-            "tasks": _yaml.render(fix.tasks),
+            "tasks": fix.playbook,
             "commands": "".join(command + "\n" for command in fix.commands),
             "gains": list(fix.gains),
             "loses": list(fix.loses),
@@ -206,7 +205,7 @@ def _script_json(value: t.Any) -> str:
 
 
 def _packed(value: t.Any) -> str:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
     packed = packer.compress(_json(value).encode("utf-8")) + packer.flush()
     return base64.b64encode(packed).decode("ascii")
 
@@ -253,9 +252,7 @@ def _headline(report: Report) -> str:
 
 def _tiles(report: Report) -> str:
     summary = report.summary
-    with_it = {
-        severity: sum(1 for host in report.hosts if host.summary[severity]) for severity in RANKED
-    }
+    with_it = {severity: sum(1 for host in report.hosts if host.summary[severity]) for severity in RANKED}
     return "".join(
         '<button type="button" class="tile" data-severity="%(severity)s" aria-pressed="false">'
         '<span class="dot s-%(severity)s" aria-hidden="true"></span><span class="what">%(severity)s</span>'

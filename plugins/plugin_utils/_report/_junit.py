@@ -73,14 +73,17 @@ def _suite(host: Host, checks: t.Sequence[str], fail_on: str, at: str) -> t.Tupl
             if good:
                 body += "<system-out>%s</system-out>" % _text("\n\n".join(map(_told, good)))
             cases.append(_case(name, _text(check), body))
-    head = '<testsuite name="%s" hostname="%s" timestamp="%s" tests="%d" failures="%d" errors="%d" skipped="%d" time="0">\n' % (
-        name,
-        name,
-        at,
-        len(cases),
-        failures,
-        errors,
-        skipped,
+    head = (
+        '<testsuite name="%s" hostname="%s" timestamp="%s" tests="%d" failures="%d" errors="%d" skipped="%d" time="0">\n'
+        % (
+            name,
+            name,
+            at,
+            len(cases),
+            failures,
+            errors,
+            skipped,
+        )
     )
     return head + "".join(cases) + "</testsuite>\n", len(cases), failures, errors, skipped
 

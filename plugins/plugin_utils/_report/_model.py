@@ -18,6 +18,7 @@ import re
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import SEVERITIES
+from ansible_collections.quaywall.docker.plugins.plugin_utils._report._yaml import render
 
 Json = t.Mapping[str, t.Any]
 
@@ -47,13 +48,24 @@ class Hit(t.NamedTuple):
 
 
 class Fix(t.NamedTuple):
-    """What to do instead; ``tasks`` are JSON and nothing else is known of them."""
+    """What to do instead; ``tasks`` are JSON and nothing else is known of them, ``playbook`` is the same in YAML."""
 
     description: str
     tasks: t.Tuple[t.Any, ...]
     commands: t.Tuple[str, ...]
     gains: t.Tuple[str, ...]
     loses: t.Tuple[str, ...]
+    playbook: str
+
+    def to_json(self) -> t.Dict[str, t.Any]:
+        """In the form in which the audit returns it."""
+        return {
+            "description": self.description,
+            "tasks": list(self.tasks),
+            "commands": list(self.commands),
+            "gains": list(self.gains),
+            "loses": list(self.loses),
+        }
 
 
 class Finding(t.NamedTuple):
@@ -82,9 +94,7 @@ class Finding(t.NamedTuple):
             result[name] = result[name] or None
         result["affected"] = [dict(hit._asdict()) for hit in self.affected]
         result["reasons"] = list(self.reasons)
-        result["fix"] = None if self.fix is None else {
-            name: value if name == "description" else list(value) for name, value in self.fix._asdict().items()
-        }
+        result["fix"] = None if self.fix is None else self.fix.to_json()
         if self.ignored_because is None:
             del result["ignored_because"]
         return dict(result)
@@ -220,7 +230,7 @@ def natural(name: str) -> t.List[t.Any]:
 
 
 def _host(name: str, result: t.Any, checks: t.Sequence[str]) -> Host:
-    if not isinstance(result, t.Mapping):
+    if not isinstance(result, dict):
         return Host(name, FAILED, "There is no result of docker_fw_audit for this host.")
     said = text(result.get("msg"))
     if "findings" not in result:
@@ -243,8 +253,8 @@ def _host(name: str, result: t.Any, checks: t.Sequence[str]) -> Host:
 def _made(result: Json, checks: t.Sequence[str]) -> t.Optional[t.Tuple[str, ...]]:
     """The checks that the audit made, if its result tells with what options it ran."""
     invocation = result.get("invocation")
-    options = invocation.get("module_args") if isinstance(invocation, t.Mapping) else None
-    if not isinstance(options, t.Mapping) or "skip_checks" not in options:
+    options = invocation.get("module_args") if isinstance(invocation, dict) else None
+    if not isinstance(options, dict) or "skip_checks" not in options:
         return None
     chosen, skipped = options.get("checks"), options.get("skip_checks") or ()
     return tuple(name for name in checks if (chosen is None or name in chosen) and name not in skipped)
@@ -277,8 +287,8 @@ def text(value: t.Any) -> str:
     """A text that UTF-8 can hold; None is empty."""
     if value is None:
         return ""
-    # Not str(value) alone: Ansible's own kinds of text are to become plain ones.
-    plain = "".join(value) if isinstance(value, str) else str(value)
+    # Ansible's own kinds of text become plain ones.
+    plain = value if type(value) is str else str.__str__(value) if isinstance(value, str) else str(value)
     if plain.isascii() or _LONE_SURROGATE.search(plain) is None:
         return plain
     return plain.encode("utf-8", "surrogateescape" if _escaped(plain) else "backslashreplace").decode(
@@ -295,7 +305,7 @@ def _plain(value: t.Any) -> t.Any:
     """JSON of plain types, with texts as :func:`text` makes them."""
     if isinstance(value, str):
         return text(value)
-    if isinstance(value, t.Mapping):
+    if isinstance(value, dict):
         return {text(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
@@ -330,7 +340,7 @@ def read_finding(item: t.Any, where: str) -> Finding:
 
     :raises ReportError: what is not as the audit returns it, without a full stop.
     """
-    if not isinstance(item, t.Mapping):
+    if not isinstance(item, dict):
         raise ReportError("%s is no dictionary" % where)
     for name in ("id", "check", "severity", "message"):
         if not isinstance(item.get(name), str):
@@ -361,7 +371,7 @@ def read_finding(item: t.Any, where: str) -> Finding:
 
 
 def _hit(hit: t.Any, where: str) -> Hit:
-    if not isinstance(hit, t.Mapping):
+    if not isinstance(hit, dict):
         raise ReportError("%s.affected has what is no dictionary" % where)
     get = hit.get
     meant = get("meant")
@@ -379,12 +389,14 @@ def _hit(hit: t.Any, where: str) -> Hit:
 def _fix(fix: t.Any, where: str) -> t.Optional[Fix]:
     if fix is None:
         return None
-    if not isinstance(fix, t.Mapping):
+    if not isinstance(fix, dict):
         raise ReportError("%s is no dictionary" % where)
+    tasks = tuple(map(_plain, _listed(fix.get("tasks"), where + ".tasks")))
     return Fix(
         text(fix.get("description")),
-        tuple(map(_plain, _listed(fix.get("tasks"), where + ".tasks"))),
+        tasks,
         _texts(fix.get("commands"), where + ".commands"),
         _texts(fix.get("gains"), where + ".gains"),
         _texts(fix.get("loses"), where + ".loses"),
+        render(tasks),
     )

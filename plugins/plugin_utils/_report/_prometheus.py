@@ -21,7 +21,10 @@ _HELP = (
     ("quaywall_audit_success", "Whether docker_fw_audit judged the host (1), or failed or did not reach it (0)."),
     ("quaywall_audit_timestamp_seconds", "When the report was written, in seconds since the epoch."),
     ("quaywall_audit_findings", "Findings by check and severity, those that are ignored left out."),
-    ("quaywall_audit_severity_findings", "Findings by severity, each severity present, those that are ignored left out."),
+    (
+        "quaywall_audit_severity_findings",
+        "Findings by severity, each severity present, those that are ignored left out.",
+    ),
     ("quaywall_audit_ignored_findings", "Findings that somebody decided to live with, by check and severity."),
     ("quaywall_audit_compared_findings", "Findings against the earlier run: new, still there, gone, or not judged."),
 )

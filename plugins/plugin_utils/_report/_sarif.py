@@ -13,13 +13,13 @@ GitHub's "SARIF support for code scanning": a location, ``security-severity`` of
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import typing as t
 from urllib.parse import quote
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import SEVERITIES
-from ansible_collections.quaywall.docker.plugins.plugin_utils._report import _yaml
 from ansible_collections.quaywall.docker.plugins.plugin_utils._report._about import about
 from ansible_collections.quaywall.docker.plugins.plugin_utils._report._model import (
     JUDGED,
@@ -149,9 +149,7 @@ def _result(host: Host, item: Item, name: str, index: int) -> Json:
     if item.status:
         result["baselineState"] = "new" if item.status == NEW else "unchanged"
     if finding.ignored_because is not None:
-        result["suppressions"] = [
-            {"kind": "external", "status": "accepted", "justification": finding.ignored_because}
-        ]
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": finding.ignored_because}]
     return result
 
 
@@ -183,6 +181,7 @@ def _location(host: Host, finding: Finding) -> Json:
     }
 
 
+@functools.lru_cache(maxsize=4096)
 def _segment(part: str) -> str:
     """A part of a relative URI. One of dots only would lead elsewhere."""
     segment = quote(part, safe="")
@@ -204,7 +203,7 @@ def _properties(host: Host, finding: Finding) -> Json:
         if fix is None
         else {
             "description": fix.description,
-            "tasks": _yaml.render(fix.tasks),
+            "tasks": fix.playbook,
             "commands": list(fix.commands),
             "gains": list(fix.gains),
             "loses": list(fix.loses),

@@ -14,6 +14,7 @@ controller, so such a text is C(!unsafe).
 
 from __future__ import annotations
 
+import functools
 import re
 import typing as t
 
@@ -34,10 +35,10 @@ def render(tasks: t.Iterable[t.Any]) -> str:
 
 def _add(lines: t.List[str], first: str, indent: str, value: t.Any) -> None:
     """Add a value: ``first`` stands before it, ``indent`` before its further lines."""
-    if isinstance(value, t.Mapping) and value:
+    if isinstance(value, dict) and value:
         for key, item in value.items():
             name = _scalar(key)
-            if isinstance(item, (t.Mapping, list, tuple)) and item:
+            if isinstance(item, (dict, list, tuple)) and item:
                 lines.append("%s%s:" % (first, name))
                 _add(lines, indent + "  ", indent + "  ", item)
             else:
@@ -58,11 +59,15 @@ def _scalar(value: t.Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    if isinstance(value, t.Mapping):
+    if isinstance(value, dict):
         return "{}"
     if isinstance(value, (list, tuple)):
         return "[]"
-    text = str(value)
+    return _quoted(str(value))
+
+
+@functools.lru_cache(maxsize=4096)  # the words of commands are there again and again
+def _quoted(text: str) -> str:
     if _PLAIN.match(text) and text.lower() not in _WORDS:
         return text
     quoted = '"%s"' % "".join(_ESCAPES.get(char) or (char if char.isprintable() else _number(char)) for char in text)

@@ -302,17 +302,17 @@ SPDX-License-Identifier: GPL-3.0-or-later */
     host: ["The host itself", "files, settings"],
   };
   const WIDE = {
-    width: 1080, height: 226,
-    client: [0, 24, 92], prerouting: [122, 24, 132], routing: [284, 24, 136], forward: [450, 24, 122], docker_user: [602, 24, 136],
+    width: 1096, height: 226,
+    client: [2, 24, 90], prerouting: [122, 24, 132], routing: [284, 24, 136], forward: [450, 24, 122], docker_user: [602, 24, 136],
     docker_chains: [768, 24, 132], input: [284, 146, 136], proxy: [450, 146, 148], host: [122, 146, 132],
-    boxes: (i) => [930, 24 + i * 52, 150],
+    boxes: (i) => [940, 24 + i * 52, 154],
     ways: [["client", "prerouting"], ["prerouting", "routing"], ["routing", "forward"], ["forward", "docker_user"], ["docker_user", "docker_chains"], ["input", "proxy"]],
   };
   const NARROW = {
     width: 340, height: 480,
-    client: [60, 6, 150], prerouting: [60, 90, 150], routing: [60, 174, 150], forward: [2, 270, 158], docker_user: [2, 354, 158],
-    docker_chains: [2, 438, 158], input: [186, 270, 152], proxy: [186, 354, 152], host: [186, 438, 152],
-    boxes: (i) => [2, 522 + i * 52, 336],
+    client: [60, 6, 150], prerouting: [60, 90, 150], routing: [60, 174, 150], forward: [2, 270, 154], docker_user: [2, 354, 154],
+    docker_chains: [2, 438, 154], input: [178, 270, 150], proxy: [178, 354, 150], host: [178, 438, 150],
+    boxes: (i) => [2, 522 + i * 52, 326],
     ways: [],
   };
   const HIGH = 58;
@@ -373,11 +373,11 @@ SPDX-License-Identifier: GPL-3.0-or-later */
       const from = at.docker_chains[0] + at.docker_chains[2];
       drawn.forEach((_, i) => {
         const y = at.boxes(i)[1] + 22;
-        line(`M${from} ${at.docker_chains[1] + HIGH / 2}C${from + 16} ${at.docker_chains[1] + HIGH / 2} ${from + 10} ${y} ${left - 2} ${y}`);
+        line(`M${from} ${at.docker_chains[1] + HIGH / 2}H${left - 24}V${y}H${left - 2}`);
         tip(left, y);
       });
       const y = at.proxy[1] + HIGH / 2;
-      if (drawn.length) line(`M${at.proxy[0] + at.proxy[2]} ${y}H${left - 26}V${at.boxes(drawn.length - 1)[1] + 30}H${left - 2}`, "side");
+      if (drawn.length) line(`M${at.proxy[0] + at.proxy[2]} ${y}H${left - 13}V${at.boxes(drawn.length - 1)[1] + 32}H${left - 2}`, "side");
     }
     const client = at.client;
     picture.append(
@@ -576,7 +576,7 @@ SPDX-License-Identifier: GPL-3.0-or-later */
   const ignored = hosts.reduce((sum, host) => sum + host[5].filter((row) => statuses[row[STATUS]] === "ignored").length, 0);
   const ignoring = el("input", { type: "checkbox", id: "ignored" });
   if (ignored) {
-    const field = el("div", { class: "field" }, el("label", {}, ignoring, ` with ${plural(ignored, "ignored finding")}`));
+    const field = el("div", { class: "field" }, el("label", {}, ignoring, `with ${plural(ignored, "ignored finding")}`));
     byId("reset").parentElement.before(field);
     ignoring.addEventListener("change", () => ((state.ignored = ignoring.checked), update(false)));
   }
