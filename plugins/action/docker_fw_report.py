@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The action docker_fw_report: it runs on the controller, where results of all hosts are. Its module is documentation."""
+"""The action docker_fw_report. It runs on the controller, where all results are; its module is documentation only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
+
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import CHECKS
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding import SEVERITIES, listed
 from ansible_collections.quaywall.docker.plugins.plugin_utils._report import (
@@ -97,9 +98,7 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         return result
 
     def _report(self, audits: t.Mapping[t.Any, t.Any], options: t.Mapping[str, t.Any]) -> Report:
-        """
-        :raises ReportError: the earlier run cannot be read.
-        """
+        """:raises ReportError: the earlier run cannot be read."""
         earlier = None
         # Before anything is written: it may be the file that is written now.
         if options["previous"]:

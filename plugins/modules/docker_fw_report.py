@@ -36,7 +36,8 @@ attributes:
     support: full
     platforms: all
   action:
-    description: Indicates this has a corresponding action plugin so some parts of the options can be executed on the controller.
+    description:
+      - Indicates this has a corresponding action plugin so some parts of the options can be executed on the controller.
     support: full
 options:
   audits:
@@ -101,12 +102,12 @@ notes:
     C(type). The first is the C(run), with C(at), C(title), C(collection_version), C(hosts), C(summary), C(comparison)
     and C(earlier_at). Then comes each C(host), with C(host), C(state) (V(judged), V(failed) or V(unreachable)),
     C(message) and C(summary), and after it each C(finding) of it, which has C(host), C(status) (V(new), V(still),
-    V(gone), V(not_judged), or null where there was no earlier run) and what RV(quaywall.docker.docker_fw_audit#module:findings)
-    has, or RV(quaywall.docker.docker_fw_audit#module:ignored).
+    V(gone), V(not_judged), or null where there was no earlier run) and what
+    RV(quaywall.docker.docker_fw_audit#module:findings) or RV(quaywall.docker.docker_fw_audit#module:ignored) have.
   - The metrics are C(quaywall_audit_success), C(quaywall_audit_timestamp_seconds),
     C(quaywall_audit_findings) by C(check) and C(severity), C(quaywall_audit_severity_findings) by C(severity),
-    C(quaywall_audit_ignored_findings) by C(check) and C(severity), and C(quaywall_audit_compared_findings) by C(status).
-    Each has the label C(host). A host that was not judged has no numbers of findings.
+    C(quaywall_audit_ignored_findings) by C(check) and C(severity), and C(quaywall_audit_compared_findings) by
+    C(status). Each has the label C(host). A host that was not judged has no numbers of findings.
   - A text that came from a host, and that Ansible would take for a template, is C(!unsafe) in the tasks of the page.
 seealso:
   - module: quaywall.docker.docker_fw_audit

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What reports of a big fleet take: to write, on disk, and until the page can be used in a browser. No host is needed."""
+"""What reports of a big fleet take: to write, on disk, and until the page can be used in a browser. No host needed."""
 
 from __future__ import annotations
 

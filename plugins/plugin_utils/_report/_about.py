@@ -74,8 +74,8 @@ ABOUT: t.Mapping[str, About] = {
     ),
     "jump_window": About(
         "There are moments without the jump to DOCKER-USER",
-        "The engine takes the jump out of FORWARD and puts it back when networks are created or it restarts. What comes "
-        "in at that moment is not filtered, and stays connected.",
+        "The engine takes the jump out of FORWARD and puts it back when networks are created or it restarts. What "
+        "comes in at that moment is not filtered, and stays connected.",
         "Use policies of this collection: their guard stands in a table that Docker does not touch.",
     ),
     "unreachable_rule": About(
@@ -126,8 +126,8 @@ ABOUT: t.Mapping[str, About] = {
     ),
     "proxy_bypass": About(
         "docker-proxy serves a port past the rules",
-        "Where Docker forwards nothing in a family, docker-proxy takes the connection on the host, and DOCKER-USER never "
-        "sees it.",
+        "Where Docker forwards nothing in a family, docker-proxy takes the connection on the host, and DOCKER-USER "
+        "never sees it.",
         "Publish on 0.0.0.0 only, close the port in INPUT, or switch the userland proxy off.",
     ),
     "direct_routing": About(
@@ -137,8 +137,8 @@ ABOUT: t.Mapping[str, About] = {
     ),
     "backend_mixed": About(
         "Rules are in the variant of iptables that Docker does not use",
-        "The kernel keeps rules of iptables-nft and iptables-legacy apart. Rules in the other one are read elsewhere, and "
-        "may overrule each other.",
+        "The kernel keeps rules of iptables-nft and iptables-legacy apart. Rules in the other one are read elsewhere, "
+        "and may overrule each other.",
         "Choose one variant for the whole host.",
     ),
     "backend_nftables": About(

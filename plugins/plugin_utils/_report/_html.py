@@ -11,8 +11,8 @@ What is seen first (the summary and the list of hosts) is HTML. What a filter as
 finding says is packed, some hundred findings to a piece, and unpacked when it is looked at: that keeps the page of a
 thousand hosts small, and quick to open.
 
-Nothing that came from a host ever becomes HTML but through :func:`_escaped`; the page's script makes text nodes only. The
-page's policy (CSP) runs this script and no other, and connects to nothing.
+Nothing that came from a host ever becomes HTML but through :func:`_escaped`; the page's script makes text nodes only.
+The page's policy (CSP) runs this script and no other, and connects to nothing.
 """
 
 from __future__ import annotations

@@ -22,6 +22,16 @@ from ansible_collections.quaywall.docker.plugins.plugin_utils._report._time impo
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+class _Suite(t.NamedTuple):
+    """A host's suite, and how many cases are in it."""
+
+    text: str
+    tests: int
+    failures: int
+    errors: int
+    skipped: int
+
+
 def render(report: Report, checks: t.Sequence[str], fail_on: str) -> t.Iterator[str]:
     """The document, piece by piece.
 
@@ -29,22 +39,21 @@ def render(report: Report, checks: t.Sequence[str], fail_on: str) -> t.Iterator[
     :param fail_on: the severity from which on a finding is a failure; C(none): none is.
     """
     suites = [_suite(host, checks, fail_on, stamp(report.at)[:-1]) for host in report.hosts]
-    tests, failures, errors, skipped = (sum(suite[index] for suite in suites) for index in range(1, 5))
     yield '<?xml version="1.0" encoding="UTF-8"?>\n'
     yield '<testsuites name="%s" tests="%d" failures="%d" errors="%d" skipped="%d" time="0">\n' % (
         _text(report.title),
-        tests,
-        failures,
-        errors,
-        skipped,
+        sum(suite.tests for suite in suites),
+        sum(suite.failures for suite in suites),
+        sum(suite.errors for suite in suites),
+        sum(suite.skipped for suite in suites),
     )
     for suite in suites:
-        yield suite[0]
+        yield suite.text
     yield "</testsuites>\n"
 
 
-def _suite(host: Host, checks: t.Sequence[str], fail_on: str, at: str) -> t.Tuple[str, int, int, int, int]:
-    """A host's suite, and how many tests, failures, errors and skipped ones are in it."""
+def _suite(host: Host, checks: t.Sequence[str], fail_on: str, at: str) -> _Suite:
+    """A host's suite."""
     name = _text(host.name)
     cases = []
     failures = errors = skipped = 0
@@ -73,19 +82,9 @@ def _suite(host: Host, checks: t.Sequence[str], fail_on: str, at: str) -> t.Tupl
             if good:
                 body += "<system-out>%s</system-out>" % _text("\n\n".join(map(_told, good)))
             cases.append(_case(name, _text(check), body))
-    head = (
-        '<testsuite name="%s" hostname="%s" timestamp="%s" tests="%d" failures="%d" errors="%d" skipped="%d" time="0">\n'
-        % (
-            name,
-            name,
-            at,
-            len(cases),
-            failures,
-            errors,
-            skipped,
-        )
-    )
-    return head + "".join(cases) + "</testsuite>\n", len(cases), failures, errors, skipped
+    head = '<testsuite name="%s" hostname="%s" timestamp="%s" ' % (name, name, at)
+    head += 'tests="%d" failures="%d" errors="%d" skipped="%d" time="0">\n' % (len(cases), failures, errors, skipped)
+    return _Suite(head + "".join(cases) + "</testsuite>\n", len(cases), failures, errors, skipped)
 
 
 def _case(host: str, check: str, body: str) -> str:

@@ -7,8 +7,8 @@
 
 """Tasks as YAML to be pasted into a playbook.
 
-Written here and not by PyYAML: its Python half takes seconds for the fixes of a fleet, its C half is not everywhere, and
-neither knows which texts Ansible would take for a template. A text that came from a host must never run on the
+Written here and not by PyYAML: its Python half takes seconds for the fixes of a fleet, its C half is not everywhere,
+and neither knows which texts Ansible would take for a template. A text that came from a host must never run on the
 controller, so such a text is C(!unsafe).
 """
 
@@ -20,7 +20,7 @@ import typing as t
 
 #: What needs no quotes, whoever reads it: no number, no word of YAML 1.1, no indicator at the start.
 _PLAIN = re.compile(r"(?![-.])[A-Za-z/_][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./(-][A-Za-z0-9_.,'()/-]*)*\Z")
-_WORDS = frozenset("y n yes no on off true false null none nan inf".split())
+_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf"))
 _TEMPLATE = re.compile(r"\{[{%#]")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 

@@ -293,7 +293,7 @@ SPDX-License-Identifier: GPL-3.0-or-later */
 
   const STATION_TEXTS = {
     prerouting: ["PREROUTING", "DNAT"],
-    routing: ["routing", "host or container?"],
+    routing: ["Routing", "host or container?"],
     forward: ["FORWARD", "to containers"],
     docker_user: ["DOCKER-USER", "your rules"],
     docker_chains: ["Docker's chains", "published ports"],
@@ -302,10 +302,10 @@ SPDX-License-Identifier: GPL-3.0-or-later */
     host: ["The host itself", "files, settings"],
   };
   const WIDE = {
-    width: 1096, height: 226,
-    client: [2, 24, 90], prerouting: [122, 24, 132], routing: [284, 24, 136], forward: [450, 24, 122], docker_user: [602, 24, 136],
-    docker_chains: [768, 24, 132], input: [284, 146, 136], proxy: [450, 146, 148], host: [122, 146, 132],
-    boxes: (i) => [940, 24 + i * 52, 154],
+    width: 932, height: 226,
+    client: [2, 24, 66], prerouting: [90, 24, 108], routing: [220, 24, 122], forward: [364, 24, 100], docker_user: [486, 24, 118],
+    docker_chains: [626, 24, 116], input: [220, 146, 122], proxy: [364, 146, 124], host: [78, 146, 120],
+    boxes: (i) => [776, 24 + i * 52, 154],
     ways: [["client", "prerouting"], ["prerouting", "routing"], ["routing", "forward"], ["forward", "docker_user"], ["docker_user", "docker_chains"], ["input", "proxy"]],
   };
   const NARROW = {
@@ -373,15 +373,15 @@ SPDX-License-Identifier: GPL-3.0-or-later */
       const from = at.docker_chains[0] + at.docker_chains[2];
       drawn.forEach((_, i) => {
         const y = at.boxes(i)[1] + 22;
-        line(`M${from} ${at.docker_chains[1] + HIGH / 2}H${left - 24}V${y}H${left - 2}`);
+        line(`M${from} ${at.docker_chains[1] + HIGH / 2}H${left - 20}V${y}H${left - 2}`);
         tip(left, y);
       });
       const y = at.proxy[1] + HIGH / 2;
-      if (drawn.length) line(`M${at.proxy[0] + at.proxy[2]} ${y}H${left - 13}V${at.boxes(drawn.length - 1)[1] + 32}H${left - 2}`, "side");
+      if (drawn.length) line(`M${at.proxy[0] + at.proxy[2]} ${y}H${left - 10}V${at.boxes(drawn.length - 1)[1] + 32}H${left - 2}`, "side");
     }
     const client = at.client;
     picture.append(
-      svg("g", {}, svg("rect", { class: "box", x: client[0], y: client[1], width: client[2], height: HIGH, rx: 29 }), svg("text", { x: client[0] + client[2] / 2, y: client[1] + 34, "text-anchor": "middle" }, "client")),
+      svg("g", {}, svg("rect", { class: "box", x: client[0], y: client[1], width: client[2], height: HIGH, rx: 29 }), svg("text", { x: client[0] + client[2] / 2, y: client[1] + 34, "text-anchor": "middle" }, "Client")),
     );
     stations.forEach((name, number) => picture.append(stationOf(name, number, at[name], rows)));
     drawn.forEach((box, i) => picture.append(boxOf(box, at.boxes(i))));
