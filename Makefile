@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 .ONESHELL:
 
 # The quick ones first.
-STEPS ?= lint sanity unit unit-versions kernel hosts molecule
+STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions kernel hosts molecule
 
 COLLECTION := .build/ansible_collections/quaywall/docker
 BED := PYTHONPATH=tests python -m testbed
@@ -47,6 +47,29 @@ sanity: setup-python ## ansible-test's checks, for every Python that the machine
 	@pythons=$$(tests/pythons | while read -r python; do printf ':%s' "$${python%/*}"; done)
 	HOME="$$PWD/.build/home" ANSIBLE_TEST_CONTENT_ROOT="$$PWD/$(COLLECTION)" PATH="$$PATH$$pythons" \
 	  ansible-test sanity --requirements --color no 2>&1 </dev/null | tee .build/sanity.log | grep -E '^(Running|ERROR|FATAL|See)'
+
+.PHONY: sanity-quick
+sanity-quick: setup-python ## the same with the oldest and the newest ansible-core, without pylint
+	@echo "sanity-quick: ansible-test's checks with the oldest and the newest ansible-core (whole output: .build/sanity-VERSION.log)"
+	@tests/sanity-versions --quick
+
+.PHONY: sanity-versions
+sanity-versions: setup-python ## ansible-test's checks with every ansible-core from 2.16 on
+	@echo "sanity-versions: ansible-test's checks with every ansible-core (whole output: .build/sanity-VERSION.log)"
+	@tests/sanity-versions
+
+.PHONY: publish-quick
+publish-quick: setup-python
+	@echo "publish-quick: what is published: documentation, Galaxy's importer, workflows"
+	@tests/publish quick
+
+.PHONY: publish-check
+publish-check: setup-python ## whether Galaxy takes the collection, and documentation and guides are current
+	@tests/publish check
+
+.PHONY: docs
+docs: setup-python ## what is made of other files: docs/site, what the guides quote, the role's table of variables
+	@tests/publish docs
 
 .PHONY: unit
 unit: setup-python ## unit tests

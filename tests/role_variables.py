@@ -4,8 +4,8 @@
 
 """The table of variables in a role's README, made from its meta/argument_specs.yml.
 
-role_variables.py ROLE writes the table between the README's two markers. With --check it writes nothing, and returns 1 where
-the table is another.
+role_variables.py ROLE writes the table between the README's two markers. With --check it writes nothing, and returns 1
+where the table is another.
 """
 
 from __future__ import annotations

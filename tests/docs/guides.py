@@ -9,8 +9,8 @@ A comment above a block of text in a guide says what made it:
     .. example: trace blocked {source: 203.0.113.10, port: 9000}
     .. example: audit by-hand {lines: [0, 1]}
 
-`python -m docs.guides` writes the blocks, and with --check only says which are older than the code. In a block, the first line
-is the module's `msg` and the others are its `report`; `lines` chooses some of them.
+`PYTHONPATH=.build:tests .build/venv/bin/python -m docs.guides` writes the blocks, and with --check only says which are
+older than the code. The first line of a block is the module's `msg`, the others are its `report`; `lines` chooses some.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def guides() -> list[Path]:
     return sorted(GUIDES.glob("*.rst"))
 
 
-def run(arguments: t.Sequence[str], folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    arguments: t.Sequence[str], folder: Path = ROOT, program: str = "ansible-playbook"
+) -> subprocess.CompletedProcess[str]:
     """ansible-playbook on this machine, without a host."""
     environment = {
         **os.environ,
@@ -69,14 +71,14 @@ def run(arguments: t.Sequence[str], folder: Path = ROOT) -> subprocess.Completed
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0",
         "ANSIBLE_RETRY_FILES_ENABLED": "0",
     }
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), *arguments]
+    command = [str(Path(sys.executable).parent / program), *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
 
 
-def answers(wanted: t.Sequence[Example]) -> list[list[str]]:
-    """What the modules answer, all in one play."""
+def results(wanted: t.Sequence[Example]) -> list[dict[str, t.Any]]:
+    """What the modules return, all in one play."""
     tasks: list[dict[str, t.Any]] = []
     for index, item in enumerate(wanted):
         tasks.append(
@@ -104,9 +106,14 @@ def answers(wanted: t.Sequence[Example]) -> list[list[str]]:
         done = run([str(path), "-i", "localhost,"])
         if not made.exists():
             raise RuntimeError(done.stdout + done.stderr)
-        results = json.loads(made.read_text(encoding="utf-8"))
+        found: list[dict[str, t.Any]] = json.loads(made.read_text(encoding="utf-8"))
+    return found
+
+
+def answers(wanted: t.Sequence[Example]) -> list[list[str]]:
+    """The lines that the modules say."""
     lines = []
-    for item, result in zip(wanted, results, strict=True):
+    for item, result in zip(wanted, results(wanted), strict=True):
         said = [result["msg"], *result.get("report", [])]
         lines.append(said if item.lines is None else [said[index] for index in item.lines])
     return lines
