@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 .ONESHELL:
 
 # The quick ones first.
-STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions kernel hosts molecule
+STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions kernel hosts fleet molecule
 
 COLLECTION := .build/ansible_collections/quaywall/docker
 BED := PYTHONPATH=tests python -m testbed
@@ -90,6 +90,11 @@ kernel: setup ## rules in the kernel's own hands: network namespaces (root)
 hosts: setup ## real Docker hosts: engines 20.10, 26.1 and 28.5, restarts and reboots (root)
 	@echo "hosts: packets against real Docker hosts in the test bed, which is set up where it is not"
 	pytest tests/hosts
+
+.PHONY: fleet
+fleet: setup ## the playbooks on a fleet of twelve Docker hosts, some of them in a bad way (root)
+	@echo "fleet: each playbook by its name, on twelve hosts of the test bed; one bad host never spoils the rest"
+	pytest tests/fleet
 
 .PHONY: molecule
 molecule: setup ## the role and the playbooks on real Docker hosts (root)

@@ -31,8 +31,8 @@ BAD_OPTION: t.Final = "trixie-4"
 NO_DOCKER: t.Final = "forky-3"
 NO_PYTHON: t.Final = "forky-4"
 """Its variables name a Python that is not there."""
-PROXIED: t.Final = "trixie-1"
-"""It publishes on its IPv6 addresses too, which docker-proxy serves past all policies."""
+UNGUARDED: t.Final = "trixie-1"
+"""Its variables say that the role is to do without the guard: Engine 26.1 then has moments without policies."""
 HEALTHY: t.Final = ("bookworm-1", "trixie-1", "forky-1")
 UNJUDGED: t.Final = (UNREACHABLE, BAD_OPTION, NO_PYTHON)
 JUDGED: t.Final = tuple(name for name in NAMES if name not in UNJUDGED)
@@ -43,8 +43,8 @@ HOSTILE: t.Final = "{{ lookup('pipe', 'touch " + PWNED + "') }} $(touch " + PWNE
 """A comment of a rule, which fixes repeat."""
 
 _CONTAINERS: t.Final = """
-docker run --detach --name admin --hostname admin --publish {address}9000:8080 workload serve 8080
-docker run --detach --name shop --hostname shop --publish {address}8080:8080 workload serve 8080
+docker run --detach --name admin --hostname admin --publish 0.0.0.0:9000:8080 workload serve 8080
+docker run --detach --name shop --hostname shop --publish 0.0.0.0:8080:8080 workload serve 8080
 """
 # Each is an inotify instance, of which a user has 128 on many machines.
 _LIGHTER: t.Final = "systemctl stop systemd-ask-password-console.path systemd-ask-password-wall.path"
@@ -65,7 +65,7 @@ class Run(t.NamedTuple):
             host: result
             for play in self.report["plays"]
             for item in play["tasks"]
-            if item["task"]["name"] == task
+            if item["task"]["name"].rpartition(" : ")[2] == task
             for host, result in item["hosts"].items()
         }
 
@@ -127,7 +127,7 @@ class Fleet:
             host.run("dpkg --force-depends --remove docker.io docker-cli containerd runc python3-docker", check=False)
             host.run("! command -v docker dockerd && ! python3 -c 'import docker'")
         elif name != NO_PYTHON:
-            host.run("set -e\n" + _CONTAINERS.format(address="" if name == PROXIED else "0.0.0.0:"))
+            host.run(f"set -e\n{_CONTAINERS}")
             if name in OUTAGE:
                 host.run("iptables -I DOCKER-USER -p tcp --dport 8080 -j DROP")
             if name == HOSTILE_RULE:
@@ -177,6 +177,7 @@ class Fleet:
         hosts[NO_PYTHON]["ansible_python_interpreter"] = "/opt/python-that-is-not-there"
         hosts[BAD_OPTION]["quaywall_ignore"] = [{"check": "no_such_check", "reason": "a typing error"}]
         hosts[BAD_OPTION]["firewall_baseline_audit_ignore"] = hosts[BAD_OPTION]["quaywall_ignore"]
+        hosts[UNGUARDED]["firewall_baseline_guard"] = False
         children = {
             suite: {"hosts": {name: hosts[name] for name in NAMES if name.startswith(f"{suite}-")}} for suite in SUITES
         }
