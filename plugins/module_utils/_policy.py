@@ -515,7 +515,7 @@ def compile_policy(
         from ansible_collections.quaywall.docker.plugins.module_utils import _proxy
 
         found = _proxy.policy_bindings(policy, subjects, inventory, bindings)
-        beside = {family: _proxy.proxy_lines(policy, found, family) for family in _proxy.proxy_families(policy)}
+        beside = {family: _proxy.proxy_lines(policy, known, family) for family, known in found.items()}
     return Compiled(
         rules,
         tuple(item for item in endpoints if item.family in chosen),

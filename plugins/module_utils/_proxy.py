@@ -16,6 +16,7 @@ published on IPv6 of a container that has no IPv6 address is served by docker-pr
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._binding import Binding
@@ -38,7 +39,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Field, Rule, field
 
 if t.TYPE_CHECKING:
-    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container, Inventory
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container, Inventory, Network
     from ansible_collections.quaywall.docker.plugins.module_utils._policy import Subject
 
 Bindings = t.Callable[["Container"], t.Tuple[Binding, ...]]
@@ -47,36 +48,46 @@ Bindings = t.Callable[["Container"], t.Tuple[Binding, ...]]
 HostPorts = t.Tuple[str, str, int, int]
 
 
-def proxy_families(policy: Policy) -> t.Tuple[str, ...]:
-    """The families in which docker-proxy's ports are the policy's: it serves IPv6 for containers that have none."""
-    return {"ipv4": (IPV4,), "ipv6": (IPV6,)}.get(policy.ip_version, (IPV4, IPV6))
-
-
 def policy_bindings(
     policy: Policy, subjects: t.Sequence[Subject], inventory: t.Optional[Inventory], bindings: Bindings
-) -> t.Tuple[Binding, ...]:
-    """The published ports of the containers that the policy protects.
+) -> t.Dict[str, t.Tuple[Binding, ...]]:
+    """The published ports of the containers that the policy protects, by the families that are its business.
 
     :param subjects: the policy's target, as it was looked up.
     :param inventory: what Docker has; None if it was not asked, and then only the subjects tell.
     """
+    families = (IPV4, IPV6) if policy.ip_version in ("auto", "both") else (policy.ip_version,)
     if policy.target in ("container", "labels"):
         # With container_network a host port may lead to another network, of which the policy says nothing.
-        return () if policy.container_network else tuple(b for item in subjects for b in item.fixed + item.current)
+        known = () if policy.container_network else tuple(b for item in subjects for b in item.fixed + item.current)
+        return dict.fromkeys(families, known)
     if inventory is None:
-        return ()
+        return {}
     if policy.target == "published_port":
-        return all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
+        return dict.fromkeys(
+            families, all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
+        )
     network = inventory.networks.get(policy.network)
-    found: t.List[Binding] = []
+    found: t.Dict[str, t.List[Binding]] = {family: [] for family in families}
     for container in inventory.containers:
-        if policy.destination is not None:
-            there = any(_is_in(policy, address) for addresses in container.networks.values() for address in addresses)
-        else:
-            there = any(inventory.network_of(container, name) is network for name in container.networks)
-        if there:
-            found += (*bindings(container), *container.current_ports)
-    return tuple(found)
+        served = [family for family in families if _leads_to(policy, container, inventory, network, family)]
+        known = (*bindings(container), *container.current_ports) if served else ()
+        for family in served:
+            found[family] += known
+    return {family: tuple(known) for family, known in found.items()}
+
+
+def _leads_to(
+    policy: Policy, container: Container, inventory: Inventory, network: t.Optional[Network], family: str
+) -> bool:
+    """True if a port that the container publishes in this family leads to the policy's network or address."""
+    if policy.destination is None:
+        return any(inventory.network_of(container, name) is network for name in container.networks)
+    addresses = [ipaddress.ip_address(text) for known in container.networks.values() for text in known]
+    six = [address for address in addresses if address.version == 6]
+    # docker-proxy leads what comes in by IPv6 to a container's IPv4 address where it has no other.
+    reached = six if family == IPV6 and six else [address for address in addresses if address.version == 4]
+    return any(address.version == policy.destination.version and address in policy.destination for address in reached)
 
 
 def all_bindings(
@@ -101,14 +112,6 @@ def _is_published(policy: Policy, binding: Binding) -> bool:
 
 def _is_any(address: str) -> bool:
     return address in ("0.0.0.0", "::")
-
-
-def _is_in(policy: Policy, address: str) -> bool:
-    import ipaddress
-
-    network = policy.destination
-    found = ipaddress.ip_address(address)
-    return network is not None and found.version == network.version and found in network
 
 
 def host_ports(found: t.Iterable[Binding], family: str, published_address: str = "") -> t.Tuple[HostPorts, ...]:

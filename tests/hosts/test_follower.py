@@ -296,6 +296,65 @@ def test_many_containers_start_at_once(machine: Host, client: Client) -> None:
     machine.run("docker ps --quiet --filter label=tier=burst | xargs docker rm --force", timeout=300)
 
 
+# docker-proxy --------------------------------------------------------------------------------------------------------
+
+# Early in a boot the host has no routes yet, and cannot refuse; here its RST is dropped, as conntrack would see it in
+# the chain OUTPUT of any other table.
+_MUTE: t.Final = "iptables -t raw -I OUTPUT -p tcp --tcp-flags RST RST -j DROP"
+
+
+def known_without_dnat(host: Host, client: Client, source_port: int) -> None:
+    """Have conntrack remember a stranger's connection to ``admin`` as one for the host itself."""
+    host.docker("stop", "admin")
+    host.run(_MUTE)
+    try:
+        assert client.connect(host.address(), 9000, source=STRANGER, source_port=source_port).outcome == "timeout"
+    finally:
+        host.run(_MUTE.replace("-I", "-D"))
+    host.docker("start", "admin")
+    within(limit(5), lambda: reached(client, host))
+    entry = f"conntrack -L -p tcp --orig-src {STRANGER.v4} --sport {source_port} --dport 9000"
+    assert f"dst={STRANGER.v4} sport=9000" in host.run(entry).stdout
+
+
+def test_what_conntrack_knows_without_dnat_does_not_get_in_by_docker_proxy(machine: Host, client: Client) -> None:
+    """Where there is an entry no DNAT is looked for: the packet is for the host itself, and docker-proxy serves it."""
+    baseline.apply(machine, ADMIN, guard=False)
+    known_without_dnat(machine, client, 40001)
+    baseline.apply(machine, ADMIN)
+    assert client.connect(machine.address(), 9000, source=STRANGER, source_port=40001).outcome == "timeout"
+    # The same entry without the guard: the test can tell.
+    baseline.apply(machine, ADMIN, guard=False)
+    assert client.connect(machine.address(), 9000, source=STRANGER, source_port=40001).who == "admin"
+    baseline.apply(machine, ADMIN)
+    is_right(machine, client)
+
+
+def test_docker_proxy_serves_whom_it_should(machine: Host, client: Client) -> None:
+    address = machine.address()
+    # Neighbours reach a published port by docker-proxy as a rule, and so does the host itself.
+    assert machine.connect_from("shop", address, 9000).who == "admin"
+    assert machine.connect_from("admin", address, 8080).who == "shop"
+    assert machine.connect(address, 9000).who == "admin"
+    assert machine.connect("127.0.0.1", 9000).who == "admin"
+    # These containers have no IPv6 address: all that comes by IPv6 is docker-proxy's.
+    six = machine.address(6)
+    assert client.connect(six, 8080, source=STRANGER).who == "shop"
+    assert client.connect(six, 9000, source=STRANGER).outcome == "timeout"
+    baseline.apply(machine, {**ADMIN, "source": [f"{OFFICE.v4}/32", f"{OFFICE.v6}/128"]})
+    assert client.connect(six, 9000, source=OFFICE).who == "admin"
+    assert client.connect(six, 9000, source=STRANGER).outcome == "timeout"
+    # What the host itself serves is no published port, whatever range a policy names.
+    everything = {"name": "all", "published_port": "1:65535", "action": "drop"}
+    baseline.apply(machine, everything)
+    with machine.listen(7000, "own"):
+        assert client.connect(address, 7000, source=STRANGER).who == "own"
+        for port in (8080, 9000):
+            assert client.connect(address, port, source=STRANGER).outcome == "timeout"
+            assert client.connect(six, port, source=STRANGER).outcome == "timeout"
+    within(limit(3), lambda: right(machine))
+
+
 # The follower itself -------------------------------------------------------------------------------------------------
 
 _WATCH: t.Final = """

@@ -47,25 +47,27 @@ def who_answered(reply: bytes) -> str:
     return reply.rpartition(b"\r\n\r\n")[2].decode("utf-8", "replace").strip()
 
 
-def new_socket(kind: int, address: str, source: str | None) -> socket.socket:
+def new_socket(kind: int, address: str, source: str | None, source_port: int = 0) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, kind)
     if family == socket.AF_INET6:
         # Without this an ICMPv6 "unreachable" is only remembered, and the REJECT looks like a DROP.
         sock.setsockopt(socket.IPPROTO_IPV6, 25, 1)  # IPV6_RECVERR
-    if source:
-        sock.bind((source, 0))
+    if source_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if source or source_port:
+        sock.bind((source or "", source_port))
     return sock
 
 
-def connect(address: str, port: int, source: str | None = None, timeout: float = 0.5) -> Answer:
+def connect(address: str, port: int, source: str | None = None, timeout: float = 0.5, source_port: int = 0) -> Answer:
     """One TCP connection: opened or not, and if so by whom."""
     start = time.monotonic()
     answer: Answer = {"outcome": "open", "who": "", "detail": ""}
     reply = b""
     sock = None
     try:
-        sock = new_socket(socket.SOCK_STREAM, address, source)
+        sock = new_socket(socket.SOCK_STREAM, address, source, source_port)
         sock.settimeout(timeout)
         sock.connect((address, port))
         try:

@@ -90,10 +90,18 @@ class Sender(abc.ABC):
     def popen(self, argv: t.Sequence[str], **options: t.Any) -> subprocess.Popen[str]:
         """Start a command at this place and leave it running."""
 
-    def connect(self, address: str, port: int, *, source: Source | str | None = None, timeout: float = 0.5) -> Probe:
+    def connect(
+        self,
+        address: str,
+        port: int,
+        *,
+        source: Source | str | None = None,
+        timeout: float = 0.5,
+        source_port: int = 0,
+    ) -> Probe:
         """Open one TCP connection, and ask who is there. Keep the time-out below 1 s: then the SYN is sent once."""
-        source = _source(source, address)
-        return self._agent.probe("connect", address=address, port=port, source=source, timeout=timeout)
+        request = {"source": _source(source, address), "timeout": timeout, "source_port": source_port}
+        return self._agent.probe("connect", address=address, port=port, **request)
 
     def connect_all(
         self, targets: t.Iterable[tuple[str, int, Source | str | None]], *, timeout: float = 0.5
@@ -166,13 +174,13 @@ class Machine(Sender):
         path = f'{{{{(index .NetworkSettings.Networks "{self.bed.network}").{key}}}}}'
         return self._engine.docker("inspect", "--format", path, self.container).stdout.strip()
 
+    def listen(self, port: int, name: str = CLIENT) -> contextlib.AbstractContextManager[Visits]:
+        """Serve a TCP port on all addresses of the machine while the context lasts."""
+        return listening(self._agent, port, name)
+
 
 class Client(Machine):
     """The machine that packets come from. It has three addresses: on the lab network, ``OFFICE`` and ``STRANGER``."""
-
-    def listen(self, port: int, name: str = CLIENT) -> contextlib.AbstractContextManager[Visits]:
-        """Serve a TCP port on all addresses of the client while the context lasts."""
-        return listening(self._agent, port, name)
 
     @contextlib.contextmanager
     def route(self, subnet: str, via: Host) -> t.Iterator[None]:

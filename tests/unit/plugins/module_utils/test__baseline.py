@@ -64,10 +64,9 @@ def bindings(found: Container) -> t.Tuple[Binding, ...]:
 
 
 def compiled(policies: t.Sequence[t.Mapping[str, t.Any]], threshold: int = 2, **options: t.Any) -> Wanted:
-    found = {"inventory": INVENTORY, "wait": False, "ip6_dnat": True, **options}
-    return compile_chain(
-        parse_policies(policies, threshold), found["inventory"], bindings, (), found["ip6_dnat"], found["wait"]
-    )
+    found = {"inventory": INVENTORY, "wait": False, "ip6_dnat": True, "settings": Settings(), **options}
+    listed = parse_policies(policies, threshold)
+    return compile_chain(listed, found["inventory"], bindings, (), found["ip6_dnat"], found["wait"], found["settings"])
 
 
 class Tables:
@@ -80,7 +79,12 @@ class Tables:
         self.family = family
         self.filter = Kernel(chains)
         self.mangle = Kernel(
-            {"FORWARD": ["-j TTL --ttl-set 64"], "POSTROUTING": ["-j CHECKSUM --checksum-fill"]}, "mangle"
+            {
+                "INPUT": ["-j TTL --ttl-set 64"],
+                "FORWARD": ["-j TTL --ttl-set 64"],
+                "POSTROUTING": ["-j CHECKSUM --checksum-fill"],
+            },
+            "mangle",
         )
 
     def saved(self) -> t.Dict[str, t.Tuple[str, ...]]:
@@ -191,9 +195,9 @@ families = st.sampled_from((IPV4, IPV6))
 # Laws ----------------------------------------------------------------------------------------------------------------
 
 
-def try_compile(given: t.Sequence[t.Mapping[str, t.Any]]) -> Wanted:
+def try_compile(given: t.Sequence[t.Mapping[str, t.Any]], how: Settings) -> Wanted:
     try:
-        return compiled(given)
+        return compiled(given, settings=how)
     except PolicyError as error:
         # Policies made up may disagree, and then nothing is planned.
         assume("disagree" not in str(error))
@@ -239,7 +243,7 @@ def test_laws(
     then_settings: Settings,
 ) -> None:
     """Once, again, back; then to something else, again, back; and away."""
-    wanted, other = try_compile(given_policies), try_compile(then)
+    wanted, other = try_compile(given_policies, given_settings), try_compile(then, then_settings)
     # A chain that is not there has no jump.
     tables = Tables(chain, [rule for rule in forward if rule != JUMP or chain is not None], family)
     for now, how in ((wanted, given_settings), (other, then_settings)):
@@ -259,6 +263,7 @@ def test_laws(
             assert family == IPV6
             assert not now.rules.get(family)
         assert ("QUAYWALL-GUARD" in tables.mangle.chains) <= how.guard
+        assert ("QUAYWALL-PROXY" in tables.mangle.chains) <= how.guard
         tables.restore(made.undo())
         assert tables.saved() == before
         tables.restore(made.transaction())
@@ -303,9 +308,9 @@ def packet_of(made: t.Any, family: str) -> Packet:
 def test_the_guard_denies_what_docker_user_denies_and_nothing_else(
     given_policies: t.List[t.Dict[str, t.Any]], given_settings: Settings, family: str, made: t.List[t.Any]
 ) -> None:
-    wanted = try_compile(given_policies)
-    tables = Tables([], [JUMP], family)
     how = given_settings._replace(guard=True)
+    wanted = try_compile(given_policies, how)
+    tables = Tables([], [JUMP], family)
     tables.restore(tables.plan(wanted, how).transaction())
     tables.mangle.chains["FORWARD"].pop()
     tables.mangle.chains["POSTROUTING"].pop()
@@ -326,6 +331,93 @@ def test_the_guard_denies_what_docker_user_denies_and_nothing_else(
         # The mark of what passes is what another tool gave it, and nothing is logged twice.
         assert denied or marked.mark == 0x7
         assert marked.logged == 0
+
+
+#: Host port, protocol, and where Docker leads it to, by family.
+DOORS = {
+    8080: ("tcp", 80, {IPV4: ("172.17.0.2", "docker0")}),
+    53: ("udp", 53, {IPV4: ("172.17.0.2", "docker0")}),
+    8081: ("tcp", 80, {IPV4: ("172.31.0.2", "br-dual"), IPV6: ("fd00:31::2", "br-dual")}),
+}
+
+
+@given(
+    policies.filter(lambda found: all(policy["match"] != "address" for policy in found)),
+    all_settings,
+    families,
+    st.lists(
+        st.tuples(st.sampled_from(ADDRESSES[:4]), st.sampled_from(ADDRESSES6[:3]), st.sampled_from(("eth0", "eth1")))
+    ),
+)
+@settings(max_examples=100)
+def test_who_comes_in_to_docker_proxy_is_denied_as_docker_user_denies(
+    given_policies: t.List[t.Dict[str, t.Any]],
+    given_settings: Settings,
+    family: str,
+    clients: t.List[t.Tuple[str, str, str]],
+) -> None:
+    how = given_settings._replace(guard=True)
+    wanted = try_compile(given_policies, how)
+    tables = Tables([], [JUMP], family)
+    tables.restore(tables.plan(wanted, how).transaction())
+    tables.mangle.chains["INPUT"].pop()
+    host = "203.0.113.1" if family == IPV4 else "2001:db8::1"
+    for four, six, incoming in clients:
+        source = four if family == IPV4 else six
+        for host_port, (protocol, port, places) in DOORS.items():
+            if family not in places:
+                continue
+            address, bridge = places[family]
+            forwarded = Packet(source, address, incoming, bridge, protocol, port, published=(host, host_port))
+            local = Packet(source, host, incoming, "", protocol, host_port)
+            denied = judge(tables.filter, DOCKER_USER, forwarded, wanted.sets).verdict in ("DROP", "REJECT")
+            assert (judge(tables.mangle, "INPUT", local, wanted.sets).verdict == "DROP") == denied
+            # Replies, the host itself, and containers, which come in that way as a rule.
+            for passing in (
+                local._replace(state="ESTABLISHED"),
+                local._replace(incoming="lo"),
+                local._replace(incoming="docker0"),
+                local._replace(incoming="br-dual"),
+            ):
+                assert judge(tables.mangle, "INPUT", passing, wanted.sets).verdict is None
+        # What no container publishes is no business of ours.
+        for other in (22, 80, 9999):
+            unpublished = Packet(source, host, incoming, "", "tcp", other)
+            assert judge(tables.mangle, "INPUT", unpublished, wanted.sets).verdict is None
+
+
+def test_a_range_of_published_ports_leaves_the_hosts_own_alone() -> None:
+    policy = {"name": "all", "published_port": "1:65535", "action": "drop"}
+    tables = Tables([], [JUMP])
+    tables.restore(tables.plan(compiled([policy]), Settings()).transaction())
+    assert [rule.rpartition(" -m comment")[0] for rule in tables.mangle.texts("QUAYWALL-PROXY")[4:]] == [
+        "-p tcp -m tcp --dport 8080:8081"
+    ]
+
+
+def test_ip6_of_a_container_that_has_none_comes_in_to_docker_proxy() -> None:
+    policy = {"name": "one", "container": "one", "source": ["203.0.113.9"], "action": "accept"}
+    wanted = compiled([policy], ip6_dnat=False)
+    tables = Tables(None, [], IPV6)
+    assert tables.plan(wanted, Settings()).transaction().startswith("*mangle")
+    tables.restore(tables.plan(wanted, Settings()).transaction())
+    assert DOCKER_USER not in tables.filter.chains
+    packet = Packet("2001:db8::9", "2001:db8::1", "eth0", "", "tcp", 8080)
+    assert judge(tables.mangle, "INPUT", packet, {}).verdict == "DROP"
+    only_four = compiled([{**policy, "ip_version": "ipv4"}], ip6_dnat=False)
+    tables.restore(tables.plan(only_four, Settings()).transaction())
+    assert "QUAYWALL-PROXY" not in tables.mangle.chains
+
+
+def test_what_cannot_be_looked_up_stays_closed_to_docker_proxy_too() -> None:
+    given_policies = [{"name": "one", "container": "one", "action": "drop"}]
+    how = Settings.from_options({"default": "drop"})
+    tables = Tables([], [JUMP])
+    tables.restore(tables.plan(compiled(given_policies, settings=how), how).transaction())
+    before = tables.mangle.texts("QUAYWALL-PROXY")
+    gone = compiled(given_policies, settings=how, inventory=None, wait=True)
+    tables.restore(tables.plan(gone, how).transaction())
+    assert tables.mangle.texts("QUAYWALL-PROXY") == before
 
 
 @given(st.sampled_from(((), ("eth0",))), families, st.lists(_packets, min_size=20, max_size=20))
@@ -408,7 +500,7 @@ def test_what_cannot_be_looked_up_waits_or_fails() -> None:
 
 def test_a_family_that_nobody_uses_is_left_alone() -> None:
     tables = Tables(None, ["-i lo -j ACCEPT"], IPV6)
-    wanted = compiled([{"name": "a", "container": "one", "action": "drop"}], ip6_dnat=False)
+    wanted = compiled([{"name": "a", "container": "two", "action": "drop"}], ip6_dnat=False)
     assert tables.plan(wanted, Settings()).empty
     assert not tables.plan(wanted, Settings(), unknown=True).empty
     assert tables.plan(NOTHING, Settings()).empty
