@@ -12,6 +12,7 @@ snapshot that the host's own docker_fw_audit returned, by the code that the modu
 from __future__ import annotations
 
 import concurrent.futures
+import ipaddress
 import json
 import time
 import typing as t
@@ -95,7 +96,9 @@ class Stage:
             self.addresses[item["Name"].lstrip("/")] = [address for address in found if address]
 
     def restore(self) -> None:
-        script = "iptables-restore </run/before.v4; ip6tables-restore </run/before.v6; ipset destroy"
+        # A table that was not there then is not among those that are put back.
+        script = "iptables -t mangle -F; ip6tables -t mangle -F; ipset destroy;"
+        script += "iptables-restore </run/before.v4; ip6tables-restore </run/before.v6"
         self.host.run(script, check=False)
 
     def close(self) -> None:
@@ -134,6 +137,19 @@ class Stage:
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
             return dict(item for found in pool.map(tried, {way.place for way in ways}) for item in found)
+
+    def heard(self, ways: t.Sequence[Way], expected: t.Mapping[Way, str]) -> dict[Way, str]:
+        """The same; some hundred connections at once are a storm, and a workload takes nine.
+
+        Who was to be heard and was not is asked again; where nothing is expected, all that were not.
+        """
+        seen = self.seen(ways)
+        for _try in range(3 if expected else 1):
+            unheard = [way for way in ways if not seen[way] and (not expected or expected.get(way))]
+            if unheard:
+                time.sleep(0.3)
+                seen.update(self.seen(unheard, 0.95))
+        return seen
 
     def module(self, check: bool = False, **options: t.Any) -> modules.ModuleResult:
         """docker_fw_trace on this host."""
@@ -194,22 +210,29 @@ def answers(stage: Stage) -> None:
     )
 
 
+ONE_POLICY: t.Final = {
+    "name": "admin",
+    "container": "admin",
+    "destination_port": ["8080"],
+    "source": [OFFICE.v4],
+    "action": "accept",
+}
+WHOLE_CHAIN: t.Final = {
+    "rules": [
+        {"name": "admin", "container": "admin", "source": [OFFICE.v4, OFFICE.v6], "action": "accept"},
+        {"name": "dual", "container": "dual", "source": [OFFICE.v4, STRANGER.v6], "action": "return"},
+    ],
+    "default": "drop",
+}
+
+
 def policy(stage: Stage) -> None:
-    done = modules.docker_user_rule(
-        stage.host, name="admin", container="admin", destination_port=["8080"], source=[OFFICE.v4], action="accept"
-    )
+    done = modules.docker_user_rule(stage.host, **ONE_POLICY)
     assert not done.failed, done.message
 
 
 def whole_chain(stage: Stage) -> None:
-    done = modules.docker_user_chain(
-        stage.host,
-        rules=[
-            {"name": "admin", "container": "admin", "source": [OFFICE.v4, OFFICE.v6], "action": "accept"},
-            {"name": "dual", "container": "dual", "source": [OFFICE.v4, STRANGER.v6], "action": "return"},
-        ],
-        default="drop",
-    )
+    done = modules.docker_user_chain(stage.host, **WHOLE_CHAIN)
     assert not done.failed, done.message
 
 
@@ -218,7 +241,7 @@ def with_sets(stage: Stage) -> None:
         stage.host,
         name="dual",
         container="dual",
-        source=[OFFICE.v4, "192.0.2.0/24", "198.51.100.0/26", OFFICE.v6, "2001:db8:7::/48"],
+        source=[OFFICE.v4, "192.0.2.0/24", "198.51.100.0/26", OFFICE.v6, "2001:db8:7::/48", "2001:db8:8::/48"],
         action="return",
         otherwise="reject",
         ipset_threshold=2,
@@ -258,13 +281,7 @@ def faults(stage: Stage) -> t.Iterator[str]:
         way: answer.container.container.name if answer.verdict == "delivered" and answer.container else ""
         for way, answer in told.items()
     }
-    seen = stage.seen(ways)
-    # Some hundred connections at once are a storm, and a workload takes nine: who was not heard is asked again.
-    for _try in range(3):
-        unheard = [way for way in ways if reached[way] and not seen[way]]
-        if unheard:
-            time.sleep(0.3)
-            seen.update(stage.seen(unheard, 0.95))
+    seen = stage.heard(ways, reached)
     for way, answer in told.items():
         if answer.verdict == "possible" or reached[way] != seen[way]:
             steps = "\n".join(f"    {step.hook}: {step.text}" for step in answer.steps)
@@ -281,6 +298,87 @@ def faults(stage: Stage) -> t.Iterator[str]:
             yield f"{stage} {row}: packets say {who or 'nobody'}"
     if len(table) != 5 * 4:
         yield f"{stage}: {len(table)} rows"
+
+
+# What a task changes --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [(modules.docker_user_rule, ONE_POLICY), (modules.docker_user_chain, WHOLE_CHAIN)],
+    ids=["policy", "whole chain"],
+)
+def test_access_changes_are_what_packets_say(
+    stages: list[Stage], run: t.Callable[..., modules.ModuleResult], options: dict[str, t.Any]
+) -> None:
+    """Check mode, apply, and both again: what is foretold is what is done, and then there is nothing to do."""
+
+    def one(stage: Stage) -> list[str]:
+        try:
+            ways = [way for way in stage.ways() if way.place != "host"]
+            before = stage.heard(ways, {})
+            foretold = run(stage.host, check=True, **options)
+            done = run(stage.host, show_access_changes=True, **options)
+            for result in (foretold, done):
+                assert not result.failed, result.message
+                assert result.changed
+            assert not any("found out" in warning for warning in foretold.warnings + done.warnings)
+            assert foretold.data["access_changes"] == done.data["access_changes"]
+            for check in (True, False):
+                again = run(stage.host, check=check, **options)
+                assert not again.changed
+                assert again.data.get("access_changes", "none") == ([] if check else "none")
+            entries = done.data["access_changes"]
+            assert {entry["certainty"] for entry in entries} == {"definite"}
+            after = stage.heard(ways, {way: who for way, who in before.items() if not loses(stage, way, entries)})
+            return [
+                f"{stage} {way}: {before[way] or 'nobody'} before, {after[way] or 'nobody'} after; "
+                f"{[entry['text'] for entry in entries]}"
+                for way in ways
+                if loses(stage, way, entries) != (bool(before[way]) and not after[way])
+                or (after[way] and not before[way])
+            ]
+        finally:
+            assert not modules.docker_user_chain(stage.host, state="absent").failed
+            stage.restore()
+
+    found = [fault for several in together(stages, one) for fault in several]
+    assert not found, f"{len(found)} faults\n" + "\n".join(found)
+
+
+def loses(stage: Stage, way: Way, entries: list[dict[str, t.Any]]) -> bool:
+    """Whether it is said that this way is not open any more."""
+    family = "ipv6" if ":" in way.address else "ipv4"
+    direct = {address: name for name, addresses in stage.addresses.items() for address in addresses}
+    for entry in entries:
+        assert entry["becomes"] == "blocked"
+        if entry["family"] != family or bool(entry["published"]) == (way.address in direct):
+            continue
+        if entry["published"] and entry["port"] != way.port:
+            continue
+        if not entry["published"] and (entry["address"], entry["port"]) not in (
+            (way.address, way.port),
+            # An entry of a port's own is for the ports that are published.
+            (way.address, None if direct[way.address] in ("neighbour", "inner") else 0),
+        ):
+            continue
+        if way.place in CONTAINERS:
+            if way.place in entry["source"].replace(" and ", ", ").split(", "):
+                return True
+        elif _is_among(way.source, entry["source"]):
+            return True
+    return False
+
+
+def _is_among(source: str, peers: str) -> bool:
+    if peers == "anyone":
+        return True
+    words = peers.removeprefix("anyone but ").replace(" and ", ", ").split(", ")
+    if set(words) <= set(CONTAINERS):
+        return False
+    assert "others" not in words, peers
+    inside = any(ipaddress.ip_address(source) in ipaddress.ip_network(word) for word in words)
+    return inside != peers.startswith("anyone but ")
 
 
 # One question ---------------------------------------------------------------------------------------------------------

@@ -36,7 +36,6 @@ from .lab import IPV4, IPV6, LEGACY, NFT, load, tool
 from .test_walk import (
     _BRIDGES,
     _INNER,
-    _TOKEN,
     ADDRESSES,
     FAR,
     GATEWAYS,
@@ -50,7 +49,6 @@ from .test_walk import (
     Packet,
     Port,
     Rules,
-    _received,
 )
 
 if t.TYPE_CHECKING:
@@ -76,29 +74,15 @@ PLACES = {
 
 
 class Field(Network):
-    """The network of the walk's test, of which whole packets are kept."""
+    """The network of the walk's test, with a host that listens."""
 
     def __init__(self, stack: ExitStack, variant: str, family: str) -> None:
         super().__init__(stack, variant, family)
-        self.frames: dict[int, bytes] = {}
         # Who listens does not answer that nobody does.
         kind = socket.AF_INET if family == IPV4 else socket.AF_INET6
         for number in PORTS_ASKED:
             made = stack.enter_context(self.host.call(socket.socket, kind, socket.SOCK_DGRAM))
             made.bind(("0.0.0.0" if family == IPV4 else "::", number))
-
-    def arrives(self, token: int, patience: float) -> Port | None:
-        deadline = time.monotonic() + patience
-        while True:
-            for port, opened in self._sockets.items():
-                for data in _received(opened):
-                    found = _TOKEN.search(data)
-                    if found is not None:
-                        self.arrived[int(found.group(1), 16)] = port
-                        self.frames[int(found.group(1), 16)] = data
-            if token in self.arrived or time.monotonic() > deadline:
-                return self.arrived.get(token)
-            time.sleep(0.001)
 
     def token(self) -> int:
         return next(self._tokens)
