@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 import json
+import traceback
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
     make_docker,
     make_finder,
     make_runner,
+    printable,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import SnapshotError
 
@@ -48,3 +50,33 @@ def document_of(given: t.Any) -> t.Any:
             "snapshot is no JSON (%s): give what an earlier run with return_snapshot returned, for instance with "
             "lookup('ansible.builtin.file', 'host7.json') | from_json." % error
         ) from None
+
+
+def leave_reading(
+    module: AnsibleModule,
+    name: str,
+    body: t.Callable[[], t.Dict[str, t.Any]],
+    errors: t.Tuple[t.Type[Exception], ...],
+) -> None:
+    """Do what a module that judges does, and leave with its result, or with a sentence that says what was wrong.
+
+    :param name: the module's.
+    :param body: does it all and returns the results, with C(failed).
+    :param errors: what is wrong with the options, as one sentence.
+    """
+    try:
+        result = body()
+    except errors as error:
+        module.fail_json(msg=printable(str(error)))
+    except Exception as error:  # noqa: BLE001 -- a traceback is no answer
+        module.fail_json(
+            msg="Unexpected error in %s: %s. Please report it." % (name, error), exception=traceback.format_exc()
+        )
+    else:
+        failed = bool(result.pop("failed"))
+        if module.params["snapshot"] is not None:
+            # Ansible repeats all options beside the result, and this one may be the most of it.
+            result["invocation"] = {"module_args": dict(module.params, snapshot="(given)")}
+        if failed:
+            module.fail_json(**result)
+        module.exit_json(**result)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import traceback
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._checks import CHECKS, audit
@@ -19,6 +18,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._given imp
     Collector,
     collect_here,
     document_of,
+    leave_reading,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, normalise, parse
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import SnapshotError, from_json, to_json
@@ -74,22 +74,7 @@ def argument_spec() -> t.Dict[str, t.Any]:
 
 def run_module(module: AnsibleModule, collector: Collector = collect_here) -> None:
     """Judge this host or the snapshot given, and leave the module. Nothing is ever changed."""
-    try:
-        result = _run(module, collector)
-    except (OptionError, SnapshotError) as error:
-        module.fail_json(msg=printable(str(error)))
-    except Exception as error:  # noqa: BLE001 -- a traceback is no answer
-        module.fail_json(
-            msg="Unexpected error in docker_fw_audit: %s. Please report it." % error, exception=traceback.format_exc()
-        )
-    else:
-        failed = bool(result.pop("failed"))
-        if module.params["snapshot"] is not None:
-            # Ansible repeats all options beside the result, and this one may be the most of it.
-            result["invocation"] = {"module_args": dict(module.params, snapshot="(given)")}
-        if failed:
-            module.fail_json(**result)
-        module.exit_json(**result)
+    leave_reading(module, "docker_fw_audit", lambda: _run(module, collector), (OptionError, SnapshotError))
 
 
 def _run(module: AnsibleModule, collector: Collector) -> t.Dict[str, t.Any]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import re
-import traceback
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import printable
@@ -18,6 +17,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module._given imp
     Collector,
     collect_here,
     document_of,
+    leave_reading,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._reach import (
     Answer,
@@ -63,22 +63,7 @@ CONSTRAINTS: t.Dict[str, t.Any] = {
 
 def run_module(module: AnsibleModule, collector: Collector = collect_here) -> None:
     """Trace connections on this host or over the snapshot given, and leave the module. Nothing is ever changed."""
-    try:
-        result = _run(module, collector)
-    except (TraceError, SnapshotError) as error:
-        module.fail_json(msg=printable(str(error)))
-    except Exception as error:  # noqa: BLE001 -- a traceback is no answer
-        module.fail_json(
-            msg="Unexpected error in docker_fw_trace: %s. Please report it." % error, exception=traceback.format_exc()
-        )
-    else:
-        failed = bool(result.pop("failed"))
-        if module.params["snapshot"] is not None:
-            # Ansible repeats all options beside the result, and this one may be the most of it.
-            result["invocation"] = {"module_args": dict(module.params, snapshot="(given)")}
-        if failed:
-            module.fail_json(**result)
-        module.exit_json(**result)
+    leave_reading(module, "docker_fw_trace", lambda: _run(module, collector), (TraceError, SnapshotError))
 
 
 def _run(module: AnsibleModule, collector: Collector) -> t.Dict[str, t.Any]:
