@@ -25,6 +25,8 @@ pygments_style = "friendly"
 pygments_dark_style = "native"
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["quaywall.css"]
 html_theme_options = {
     "source_repository": "https://github.com/quaywall/quaywall.docker/",
     "source_branch": "main",
@@ -62,5 +64,12 @@ def _elsewhere(app: Sphinx, env: t.Any, node: t.Any, contnode: nodes.Element) ->
     return nodes.reference("", "", contnode, refuri="%s/%s" % (_MANUAL, page), internal=False)
 
 
+def _without_contents(app: Sphinx, doctree: nodes.document) -> None:
+    """The theme has a table of contents beside each page. Those in the pages are for who reads the sources."""
+    for topic in [topic for topic in doctree.findall(nodes.topic) if "contents" in topic["classes"]]:
+        topic.parent.remove(topic)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", _without_contents)
     app.connect("missing-reference", _elsewhere)

@@ -31,7 +31,7 @@ from docs import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ROOT / "docs" / "docsite" / "rst"
-_WIDTH = 110
+_WIDTH = 92
 _MARKER = re.compile(r"^\.\. example: (?P<module>audit|trace) (?P<host>[\w-]+)(?: (?P<options>\{.*\}))?$")
 _MODULES = {"audit": "quaywall.docker.docker_fw_audit", "trace": "quaywall.docker.docker_fw_trace"}
 

@@ -146,7 +146,7 @@ def _commands() -> list[t.Any]:
     """Each once: a translation has the commands of its original."""
     found = {}
     for block in BLOCKS:
-        for line in block.text.splitlines():
+        for line in re.sub(r" \\\n *", " ", block.text).splitlines():
             command = line.removeprefix("$ ").split("  #")[0].strip()
             if block.language in {"console", "sh", "bash"} and command.startswith("ansible-playbook "):
                 found[command] = pytest.param(shlex.split(command)[1:], id=command[17:])
