@@ -96,7 +96,8 @@ notes:
   - A container's address is looked up when the task runs. When a container was re-created, run the task again. Until
     then its fixed host ports stay closed to everybody that the policy does not name, and to those that it names too.
   - Ports of an IPv4-only container that are published on an IPv6 address of the host are served by docker-proxy. They
-    enter through C(INPUT) of ip6tables, where no rule in C(DOCKER-USER) can stop them. The module warns about that.
+    enter through C(INPUT) of ip6tables, where no rule in C(DOCKER-USER) can stop them. A guard does; where there is
+    none, the module warns about that.
   - Connections to a published port from the host itself, and (on engines up to 28, where docker-proxy serves them) from
     its own containers, do not pass C(DOCKER-USER). With C(userland-proxy) switched off they do, and a neighbour that
     connects to the host's port comes from outside.

@@ -31,11 +31,6 @@ def report(host: t.Any, reports: dict[str, dict[str, t.Any]]) -> dict[str, t.Any
     return reports[host.backend.get_pytest_id().rpartition("//")[2]]
 
 
-#: The promise that nobody forbidden gets in does not hold yet (the role's README tells the fault: single connections in
-#: some storms, cause unknown). Its test is as strict as the promise, and is run by whoever works on it, with this set.
-PROMISED = os.environ.get("QUAYWALL_LONG") == "1"
-
-
 def _everybody_tried(seen: dict[str, t.Any]) -> None:
     assert set(seen["forbidden"]) == GUARDED
     assert all(count["attempts"] > 20 for count in seen["forbidden"].values())
@@ -46,14 +41,12 @@ def test_who_is_forbidden_tried_all_the_time(report: dict[str, t.Any], happening
     _everybody_tried(report[happening])
 
 
-if PROMISED:
-
-    @pytest.mark.parametrize("happening", [*STORMS, "netfilter-persistent"])
-    def test_nobody_who_is_forbidden_got_in_at_any_moment(report: dict[str, t.Any], happening: str) -> None:
-        seen = report[happening]
-        for part in (seen, *seen.get("commands", {}).values()):
-            counts = part.get("forbidden", {})
-            assert {port: count["accepted"] for port, count in counts.items()} == dict.fromkeys(counts, 0)
+@pytest.mark.parametrize("happening", [*STORMS, "netfilter-persistent"])
+def test_nobody_who_is_forbidden_got_in_at_any_moment(report: dict[str, t.Any], happening: str) -> None:
+    seen = report[happening]
+    for part in (seen, *seen.get("commands", {}).values()):
+        counts = part.get("forbidden", {})
+        assert {port: count["accepted"] for port, count in counts.items()} == dict.fromkeys(counts, 0)
 
 
 @pytest.mark.parametrize("happening", ["reboot", "power-cut", "daemon-restart", "fail-closed-reboot"])
