@@ -84,6 +84,12 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         except ReportError as error:
             raise AnsibleActionFail(str(error)) from None
         directory = os.path.abspath(options["directory"])
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise AnsibleActionFail(
+                "directory: %s cannot be made (%s), so no report was written." % (directory, error.strerror or error)
+            ) from None
         files, failures = write(report, directory, options["formats"], options["junit_fail_on"])
         result.update(
             changed=False,
@@ -240,7 +246,7 @@ def file_names(names: t.Iterable[str]) -> t.List[str]:
     taken: t.Set[str] = set()
     found = []
     for name in names:
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100]
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")[:100] or "host"
         # Some file systems take Host and host for the same.
         if safe != name or safe.lower() in taken:
             safe = "%s-%s" % (safe, hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8])

@@ -274,7 +274,7 @@ SPDX-License-Identifier: GPL-3.0-or-later */
     } catch {
       // A page from a file, or without the focus: the old way.
     }
-    const area = el("textarea", { readonly: true, class: "unseen", "aria-hidden": "true" });
+    const area = el("textarea", { readonly: true, class: "aside", "aria-hidden": "true" });
     area.value = text;
     document.body.append(area);
     area.select();

@@ -209,8 +209,8 @@ def test_what_is_written_is_read(results: t.Mapping[str, t.Any]) -> None:
         (
             '{"quaywall_report": 1, "type": "run", "at": "x"}\n\n{"quaywall_report": 2, "type": "host"}\n',
             (
-                "previous: line 3 of f is of version 2 of the format, and this collection reads versions up to 1: take the "
-                "collection that wrote it, or a newer one."
+                "previous: line 3 of f is of version 2 of the format, and this collection reads versions up to 1: "
+                "take the collection that wrote it, or a newer one."
             ),
         ),
         ('{"quaywall_report": 1, "type": "x"}', "previous: line 1 of f is about neither a run, a host nor a finding."),
