@@ -114,6 +114,12 @@ demo: setup ## the story of the README, told on real Docker hosts (root)
 bench: setup ## how long things take
 	@tests/bench/run
 
+.PHONY: bench-walk
+bench-walk: setup ## the walk against the kernel, with many more rules and packets than the tests take (root)
+	@echo "bench-walk: $${QUAYWALL_WALK_PAIRS:=10000} packets against rules by chance, and as many through every table"
+	QUAYWALL_WALK_PAIRS=$${QUAYWALL_WALK_PAIRS:-10000} QUAYWALL_TRACE_PAIRS=$${QUAYWALL_TRACE_PAIRS:-10000} \
+	  pytest tests/kernel/test_walk.py tests/kernel/test_trace.py -k test_the_kernel_does -rP
+
 .PHONY: changelog
 changelog: setup-python ## the fragments go into the changelog of galaxy.yml's version
 	cd $(COLLECTION) && antsibull-changelog release --update-existing

@@ -762,8 +762,19 @@ class Tracer:
             target = _target(rule.value("to_source") or "")
             masked = target[0] if target is not None else None
         elif verdict == "MASQUERADE":
-            masked = self.address_of(packet.family, packet.out_interface)
+            masked = self._masquerade(packet)
         return packet._replace(snat=True, masked=masked, steps=(*packet.steps, step))
+
+    def _masquerade(self, packet: _Packet) -> t.Optional[int]:
+        """The address that stands for the sender's: of the interface, or for loopback another one of the host."""
+        if packet.out_interface != "lo":
+            return self.address_of(packet.family, packet.out_interface)
+        if packet.family == IPV6:
+            return packet.destination
+        names = ["lo", *(interface.name for interface in self.snapshot.interfaces)]
+        loopback = of_network("127.0.0.0/8")
+        found = (self.address_of(packet.family, name) for name in names)
+        return next((own for own in found if own is not None and not overlaps(loopback, ((own, own),))), None)
 
     def _lost(self, packet: _Packet, ends: t.List[End]) -> bool:
         """True where a translation leads nobody knows where."""
@@ -831,6 +842,9 @@ class Tracer:
             icmp_type=packet.icmp_type,
         )
         if not packet.reply:
+            if packet.snat and packet.looped and hook in ("PREROUTING", "INPUT"):
+                # Masqueraded on its way out, it comes in from that address.
+                return flow._replace(original=(packet.region, asked)), self._hidden(packet)
             return flow, packet.region
         flow = flow._replace(
             peer=DESTINATION,
@@ -841,11 +855,15 @@ class Tracer:
             source_type=target,
             destination_type=local,
         )
-        if packet.snat and hook == "PREROUTING":
+        if packet.snat and (hook == "PREROUTING" or (packet.looped and hook != "INPUT")):
             # The client's address is put back only after the table mangle.
-            flow = flow._replace(destination_type="LOCAL")
-            return flow, ((packet.masked, packet.masked),) if packet.masked is not None else EVERYTHING[packet.family]
+            return flow._replace(original=(packet.region, asked), destination_type="LOCAL"), self._hidden(packet)
         return flow, packet.region
+
+    @staticmethod
+    def _hidden(packet: _Packet) -> Intervals:
+        """What is seen of a sender that is masqueraded."""
+        return EVERYTHING[packet.family] if packet.masked is None else ((packet.masked, packet.masked),)
 
     # Ends
 

@@ -156,6 +156,8 @@ class Tables(Rules):
             if table == "nat" and self.chance.random() < 0.6:
                 return self._translating(hook)
             rule = self._rule(later)
+            if hook in ("OUTPUT", "POSTROUTING") and self.chance.random() < 0.1:
+                rule = "-m owner %s %s" % (self._maybe_not("--uid-owner %d" % self.chance.choice((0, 1000))), rule)
             words = rule.split()
             if table == "nat" and ("DROP" in words or "REJECT" in words):
                 continue

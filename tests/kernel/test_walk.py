@@ -29,6 +29,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._cover impo
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import Chain, parse_dump
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import Intervals, join, of_network, overlaps
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
+    ANY_PORT,
     DESTINATION,
     PEER,
     SOURCE,
@@ -240,7 +241,11 @@ def _received(opened: socket.socket) -> Iterator[bytes]:
         except BlockingIOError:
             return
         # An ICMP error holds what it is about; it is no packet that came through.
-        if sender[2] != _PACKET_OUTGOING and data[20 if data[12:14] == b"\x86\xdd" else 23] in _PROTOCOLS.values():
+        six = data[12:14] == b"\x86\xdd"
+        first, last, number = _ECHO[IPV6 if six else IPV4]
+        protocol, kind = data[20 if six else 23], data[54 if six else 34] if len(data) > 54 else 0
+        echo = protocol == number and kind in (first, last)
+        if sender[2] != _PACKET_OUTGOING and (protocol in _PROTOCOLS.values() or echo):
             yield data
 
 
@@ -248,6 +253,8 @@ def _received(opened: socket.socket) -> Iterator[bytes]:
 
 _FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32}
 _PROTOCOLS = {"tcp": 6, "udp": 17}
+#: An echo request's and reply's type, and the protocol's number.
+_ECHO = {IPV4: (8, 0, 1), IPV6: (128, 129, 58)}
 
 
 def _sum(data: bytes) -> int:
@@ -269,9 +276,17 @@ class Packet(t.NamedTuple):
 
     def render(self, family: str, token: int) -> bytes:
         payload = b"token %08x" % token
-        number = _PROTOCOLS[self.protocol]
+        number = _PROTOCOLS.get(self.protocol, _ECHO[family][2])
         ends = ipaddress.ip_address(self.source).packed + ipaddress.ip_address(self.destination).packed
         ports = struct.pack("!HH", self.source_port, self.destination_port)
+        if self.protocol == "icmp":
+            # Its number is the client's port, which is the source of what is asked.
+            kind = _ECHO[family]["answer" in self.flags]
+            asked = self.destination_port if "answer" in self.flags else self.source_port
+            data = struct.pack("!BBHHH", kind, 0, 0, asked, 1) + payload
+            pseudo = ends + struct.pack("!II", len(data), number) if family == IPV6 else b""
+            data = data[:2] + struct.pack("!H", _sum(pseudo + data)) + data[4:]
+            return self._outer(family, token, number, ends) + data
         if self.protocol == "udp":
             head, tail = ports + struct.pack("!H", 8 + len(payload)), payload
         else:
@@ -280,11 +295,14 @@ class Packet(t.NamedTuple):
         length = len(head) + 2 + len(tail)
         pseudo = ends + struct.pack("!II", length, number)
         check = _sum(pseudo + head + b"\0\0" + tail) or 0xFFFF
-        data = head + struct.pack("!H", check) + tail
+        return self._outer(family, token, number, ends, length) + head + struct.pack("!H", check) + tail
+
+    @staticmethod
+    def _outer(family: str, token: int, number: int, ends: bytes, length: int = 22) -> bytes:
         if family == IPV6:
-            return struct.pack("!IHBB", 6 << 28, length, number, 60) + ends + data
+            return struct.pack("!IHBB", 6 << 28, length, number, 60) + ends
         outer = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, token & 0xFFFF, 0, 60, number, 0) + ends
-        return outer[:10] + struct.pack("!H", _sum(outer)) + outer[12:] + data
+        return outer[:10] + struct.pack("!H", _sum(outer)) + outer[12:]
 
 
 class Way(t.NamedTuple):
@@ -306,6 +324,8 @@ class Way(t.NamedTuple):
         return Packet(self.client_address, address, self.protocol, self.client_port, port, _flags(flags))
 
     def reply(self, flags: str = "SYN,ACK") -> Packet:
+        if self.protocol == "icmp":
+            flags = "answer"
         address = self.masked or self.client_address
         return Packet(self.server_address, address, self.protocol, self.server_port, self.client_port, _flags(flags))
 
@@ -341,6 +361,10 @@ class Shot(t.NamedTuple):
         client, server = _one(way.client_address), _one(way.server_address)
         target, target_port = way.target or (way.server_address, way.server_port)
         client_ports, server_ports = (way.client_port, way.client_port), (way.server_port, way.server_port)
+        asked_ports, icmp_type = (target_port, target_port), None
+        if way.protocol == "icmp":
+            client_ports = server_ports = asked_ports = ANY_PORT
+            icmp_type = _ECHO[family][self.replies]
         seen = "SNAT" in self.states
         original: list[t.Any] = [client, _one(target)]
         reply: list[t.Any] = [server, _one(way.masked) if seen else client]
@@ -355,7 +379,7 @@ class Shot(t.NamedTuple):
         return Flow(
             family=family,
             peer=peer,
-            protocol=way.protocol,
+            protocol="ipv6-icmp" if (way.protocol, family) == ("icmp", IPV6) else way.protocol,
             in_interface=into.interface,
             out_interface=out.interface,
             address=server if client_is_peer else client,
@@ -364,12 +388,13 @@ class Shot(t.NamedTuple):
             states=self.states,
             direction="REPLY" if self.replies else "ORIGINAL",
             original=(original[0], original[1]),
-            original_ports=(client_ports, (target_port, target_port)),
+            original_ports=(client_ports, asked_ports),
             reply=(reply[0], reply[1]),
             reply_ports=(server_ports, client_ports),
             flags=(_flags(self.flags),),
             mark=int((way.server_address if self.replies else way.client_address) == MARKED[family]),
             bridged=self.bridged(),
+            icmp_type=icmp_type,
         )
 
     def peer(self, peer: str) -> Intervals:
@@ -402,6 +427,8 @@ def a_way(chance: random.Random, network: Network) -> Way:
     protocol, port = chance.choice(("tcp", "udp")), network.next_port
     kind = chance.choice(("published", "published", "direct", "outgoing", "neighbour", "across", "inner"))
     outside = chance.choice((OUTSIDE, OUTSIDE, FAR))
+    if chance.random() < 0.1:
+        protocol, kind = "icmp", chance.choice(("direct", "outgoing", "neighbour", "across"))
     if kind in ("published", "inner"):
         number, server, inner = chance.choice(PUBLISHED)
         client = chance.choice([item for item in _INNER if item != server]) if kind == "inner" else outside
@@ -482,11 +509,18 @@ class Rules:
 
     def _protocol(self) -> tuple[str, str]:
         protocol = self.chance.choice(("tcp", "udp"))
-        kind = self.chance.randrange(6)
+        kind = self.chance.randrange(7)
         if kind == 0:
             return "", ""
+        if kind == 6:
+            types = ("8", "0", "3", "any") if self.family == IPV4 else ("128", "129", "1")
+            name, option = ("icmp", "--icmp-type") if self.family == IPV4 else ("ipv6-icmp", "--icmpv6-type")
+            module = "icmp" if self.family == IPV4 else "icmp6"
+            return "-p %s -m %s %s" % (name, module, self._maybe_not("%s %s" % (option, self.chance.choice(types)))), ""
         if kind == 1:
-            return self._maybe_not("-p " + self.chance.choice((protocol, "icmp"))), ""
+            return self._maybe_not(
+                "-p " + self.chance.choice((protocol, "icmp" if self.family == IPV4 else "ipv6-icmp"))
+            ), ""
         if kind == 2:
             ports = ",".join(self.chance.sample(("8080", "443", "80", "53", "9000", "20000:40000"), 2))
             option = self._maybe_not("--%s %s" % (self.chance.choice(("dports", "dports", "sports", "ports")), ports))

@@ -208,6 +208,15 @@ def test_the_other_variant_of_iptables_is_read_too() -> None:
     assert "rule 1 of FORWARD of the legacy iptables" in answer.sentence
 
 
+def test_what_is_masqueraded_on_loopback_comes_in_from_another_address() -> None:
+    """As the kernel showed: loopback's own address is for the host alone, so the first one of another interface."""
+    masked = ["-A POSTROUTING -s 172.17.0.1/32 -j MASQUERADE"]
+    for source, verdict in (("203.0.113.1", "blocked"), ("172.17.0.1", "delivered")):
+        document = with_rules(host("28.5", BOXES, networks=NETS), IPV4, "nat", masked)
+        document = with_rules(document, IPV4, "filter", ["-A INPUT -s %s/32 -j DROP" % source])
+        assert asked(document, "host", "172.17.0.1", 22).verdict == verdict
+
+
 def test_icmp_types() -> None:
     document = host("28.5", [Box("web", "8080:80")])
     no_ping = with_rules(document, IPV4, "filter", ["-A INPUT -p icmp -m icmp --icmp-type 8 -j DROP"])
