@@ -36,7 +36,8 @@ def shown(page: Page) -> list[tuple[str, str]]:
 
 def hosts(page: Page) -> list[str]:
     """The hosts in the list."""
-    return [text for text in page.locator("#hosts li:not([hidden]) .name").all_inner_texts()]
+    names: list[str] = page.locator("#hosts li:not([hidden]) .name").all_inner_texts()
+    return names
 
 
 def until(page: Page, expression: str, arg: t.Any = None) -> None:
@@ -120,7 +121,7 @@ def test_the_way_of_a_connection(real: Path, opened: t.Any) -> None:
     # Told by more than a colour: by words, and by the frame.
     assert "not meant, 9000" in (page.text_content(".path .container >> nth=0") or "")
     dashes = page.evaluate(
-        "[...document.querySelectorAll('.path .container .box')].slice(0, 2).map((box) => getComputedStyle(box).strokeDasharray)"
+        "[...document.querySelectorAll('.path .container .box')].map((box) => getComputedStyle(box).strokeDasharray)"
     )
     assert dashes[0] != "none"
     assert dashes[1] == "none"
@@ -380,7 +381,8 @@ def test_hostile_texts_are_texts(evil: Path, opened: t.Any) -> None:
             assert page.locator(".station").count() == 8
     assert page.evaluate("window.hacked") is None
     strange = page.evaluate(
-        "[...document.querySelectorAll('img, iframe, object, embed, link, base, form, i, [onerror], [onclick], [style], a:not(.skip)')].length"
+        "document.querySelectorAll('img, iframe, object, embed, link, base, form, i, [onerror], [onclick], [style],"
+        " a:not(.skip)').length"
     )
     assert strange == 0
     assert page.evaluate("document.querySelectorAll('script').length") == page.evaluate(
