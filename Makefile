@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 .ONESHELL:
 
 # The quick ones first.
-STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions kernel hosts fleet molecule
+STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions report kernel hosts fleet molecule
 
 COLLECTION := .build/ansible_collections/quaywall/docker
 BED := PYTHONPATH=tests python -m testbed
@@ -80,6 +80,12 @@ unit: setup-python ## unit tests
 unit-versions: setup-python ## unit tests on the other Pythons that the machine has, from 3.8 on
 	@echo "unit-versions: the unit tests on the other Pythons of this machine"
 	tests/unit-versions
+
+.PHONY: report
+report: ## reports of fleets: the page in a real Chromium, and readers of each other format
+	@tests/setup report
+	echo "report: the page in a browser, and what others read in the other formats"
+	pytest tests/report
 
 .PHONY: kernel
 kernel: setup ## rules in the kernel's own hands: network namespaces (root)
