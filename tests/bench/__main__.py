@@ -30,6 +30,7 @@ from demo.playbook import ansible_playbook
 from hosts import baseline, modules
 
 from ansible_collections.quaywall.docker.tests.unit.snapshots import large
+from bench import fleet
 from testbed import SUITES, Bed, BedError, Host, HostSpec
 
 if t.TYPE_CHECKING:
@@ -190,6 +191,7 @@ class Bench:
         self.long_list()
         self.dumps()
         self.at_rest()
+        self.fleets()
 
     def install(self) -> None:
         """Ten containers, the collection's code, and what measures it."""
@@ -269,6 +271,14 @@ class Bench:
         job = "audit of 10 containers and 50 rules"
         self.rows.append(Row(f"{job}: task", "ping", task_times["audit"], task_times["ping"], 2.5))
         self.module_rows(f"{job}: module on the host", "ping", module_times["audit"], module_times["ping"], 2.5)
+
+    def fleets(self) -> None:
+        """An audit of fifty hosts with ten forks, against a ping of the same."""
+        say(f"an audit of {fleet.HOSTS} hosts, {self.size.chains} times")
+        times = fleet.measure(self.host, self.size.chains)
+        job, peer = f"audit of {fleet.HOSTS} hosts, {fleet.FORKS} forks", "play with a ping"
+        self.rows.append(Row(f"{job}: play", peer, times["audit"], times["ping"], 1.5))
+        self.rows.append(Row(f"{job}: playbook with reports", peer, times["playbook"], times["ping"]))
 
     def big_audits(self) -> None:
         """Audits of big snapshots, against the bound and against half the size."""
