@@ -196,7 +196,7 @@ def test_examples_are_current(name: str) -> None:
 
 
 def _shown(page: str, module: str) -> list[dict[str, t.Any]]:
-    """The policies that a guide asks for, from its last play or task with them."""
+    """The policies that a guide asks for: those of the role, or of all tasks with the module."""
     found: list[dict[str, t.Any]] = []
     for block in BLOCKS:
         if block.page != page or block.language != "yaml":
@@ -206,7 +206,8 @@ def _shown(page: str, module: str) -> list[dict[str, t.Any]]:
             for entry in play.get("roles", []) if "hosts" in play else []:
                 found = entry.get("vars", {}).get(module, found)
         for task in _tasks(content):
-            found = (task.get(module) or {}).get("rules", found)
+            if "name" in (task.get(module) or {}):
+                found.append(task[module])
     return found
 
 
@@ -218,8 +219,8 @@ def _fixed(container: t.Any) -> t.Any:
 @pytest.mark.parametrize(
     ("host", "page", "where"),
     [
-        ("answered", "guide_blocked.rst", "quaywall.docker.docker_user_chain"),
-        ("answered", "guide_blocked_ja.rst", "quaywall.docker.docker_user_chain"),
+        ("answered", "guide_blocked.rst", "quaywall.docker.docker_user_rule"),
+        ("answered", "guide_blocked_ja.rst", "quaywall.docker.docker_user_rule"),
         ("by-policy", "guide_docker_user.rst", "firewall_baseline_policies"),
     ],
 )
