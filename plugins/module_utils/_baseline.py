@@ -12,8 +12,10 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    ALLOWING,
     DEFAULT_CHAIN,
     DOCKER_USER,
+    OTHERWISE,
     Table,
     docker_manages,
     mark_of,
@@ -42,8 +44,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     Policy,
     PolicyError,
     compile_policy,
+    conflicts,
     first_conflict,
     interface_name,
+    told_conflict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._proxy import (
     HostPorts,
@@ -166,11 +170,13 @@ def compile_chain(
     ip6_dnat: bool,
     wait: bool,
     settings: t.Optional[Settings] = None,
+    settle: bool = False,
 ) -> Wanted:
     """The rules of all policies; the parameters are those of :func:`compile_policy`.
 
     :param wait: a policy whose target is not there makes no rule, and is among the waiting.
     :param settings: say whether there is a guard, and what the default is.
+    :param settle: where two policies disagree about everybody else, who denies is right, and a warning says so.
     :raises PolicyError: a target is not there, or cannot be protected; two policies disagree.
     """
     guard = settings is not None and settings.guard
@@ -200,10 +206,15 @@ def compile_chain(
         sets.update(compiled.sets)
         endpoints += compiled.endpoints
         warnings += ["Policy %s: %s" % (policy.name, warning) for warning in compiled.warnings]
-    for all_of_family in rules.values():
+    for family, all_of_family in rules.items():
         conflict = first_conflict(all_of_family)
         if conflict is not None:
-            raise PolicyError(conflict)
+            if not settle:
+                raise PolicyError(conflict)
+            rules[family], told = _settled(all_of_family)
+            warnings += told
+            named = {_otherwise_of(rule) for rule in all_of_family} - {None, *map(_otherwise_of, rules[family])}
+            proxied[family] = [rule for rule in proxied[family] if _otherwise_of(rule) not in named]
     return Wanted(
         rules,
         sets,
@@ -216,6 +227,22 @@ def compile_chain(
         proxied,
         _host_ports(inventory, bindings) if guard and settings is not None and settings.default == "drop" else {},
     )
+
+
+def _settled(rules: t.Sequence[Rule]) -> t.Tuple[t.List[Rule], t.List[str]]:
+    """The rules without those that let everybody else in where another policy denies it; and who disagrees."""
+    told: t.Dict[t.Tuple[str, ...], str] = {}
+    opening: t.Set[int] = set()
+    for pair in conflicts(rules):
+        told.setdefault(tuple(sorted(str(rule.comment) for rule in pair)), told_conflict(*pair))
+        opening |= {id(rule) for rule in pair if rule.target in ALLOWING}
+    return [rule for rule in rules if id(rule) not in opening], sorted(told.values())
+
+
+def _otherwise_of(rule: Rule) -> t.Optional[str]:
+    """The policy whose everybody else the rule lets in; None for other rules."""
+    mark = mark_of(rule)
+    return mark.policy if mark is not None and mark.section == OTHERWISE and rule.target in ALLOWING else None
 
 
 def _host_ports(inventory: t.Optional[Inventory], bindings: Bindings) -> t.Dict[str, t.Tuple[HostPorts, ...]]:

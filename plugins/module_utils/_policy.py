@@ -937,6 +937,23 @@ def conflict(policy: Policy, rules: t.Sequence[Rule], others: t.Sequence[Rule]) 
 
 def first_conflict(rules: t.Sequence[Rule]) -> t.Optional[str]:
     """Two different otherwises for the same endpoint and port among the rules of all policies, as a sentence."""
+    for one, other in conflicts(rules):
+        return told_conflict(one, other)
+    return None
+
+
+def told_conflict(rule: Rule, other: Rule) -> str:
+    """Two rules of policies that disagree, as a sentence."""
+    (name, _section, _priority), (second, _section2, _priority2) = _mark_of(rule), _mark_of(other)
+    return disagreement(name, str(rule.target).lower(), second, str(other.target).lower(), other)
+
+
+def _mark_of(rule: Rule) -> Mark:
+    return t.cast(Mark, mark_of(rule))
+
+
+def conflicts(rules: t.Sequence[Rule]) -> t.Iterator[t.Tuple[Rule, Rule]]:
+    """Rules of two policies with different otherwises for the same endpoint and port."""
     by_target: t.Dict[str, t.List[Rule]] = {}
     for rule in rules:
         if _is_otherwise(rule):
@@ -948,8 +965,7 @@ def first_conflict(rules: t.Sequence[Rule]) -> t.Optional[str]:
             for other in others.near(rule):
                 one, two = mark_of(rule), mark_of(other)
                 if one is not None and two is not None and one.policy != two.policy and _overlap(rule, other):
-                    return disagreement(one.policy, target.lower(), two.policy, str(other.target).lower(), other)
-    return None
+                    yield rule, other
 
 
 class _ByEndpoint:

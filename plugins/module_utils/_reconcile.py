@@ -63,6 +63,7 @@ class Job(t.NamedTuple):
 
     ``inventory`` is None where Docker was not asked, or does not answer; ``ip6_dnat``, where its chains do not tell (at
     boot), whether Docker manages ip6tables too. ``current`` says, under the lock, whether this still is what is stored.
+    ``settle`` is that of :func:`compile_chain`: policies by label may come to disagree when there is nobody to ask.
     """
 
     settings: t.Optional[Settings]
@@ -73,6 +74,7 @@ class Job(t.NamedTuple):
     wait: bool
     ip6_dnat: t.Optional[bool] = None
     current: t.Callable[[], bool] = lambda: True
+    settle: bool = False
 
 
 class Result(t.NamedTuple):
@@ -130,7 +132,7 @@ def bring(
             if not routes:
                 routes.append(job.bridge_routes() if any(item.destination is not None for item in job.policies) else ())
             compiled[dnat[0]] = compile_chain(
-                job.policies, job.inventory, job.bindings, routes[0], dnat[0], job.wait, job.settings
+                job.policies, job.inventory, job.bindings, routes[0], dnat[0], job.wait, job.settings, job.settle
             )
         return compiled[dnat[0]]
 
@@ -296,7 +298,7 @@ class Reconciler:
         def current() -> bool:
             return self._store.version() == version
 
-        job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat, current)
+        job = Job(settings, policies, inventory, bindings, _bridge_routes, True, ip6_dnat, current, True)
         try:
             result = bring(self._firewall, self._ipset, job, dry, quick=True)
         except Outdated:
