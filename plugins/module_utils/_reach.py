@@ -95,6 +95,8 @@ class Judge:
         self.snapshot = snapshot
         self.tracer = Tracer(snapshot)
         self.survey = self.tracer.survey
+        self._own_numbers: t.Dict[str, t.Optional[int]] = {}
+        self._outside_starts: t.Dict[t.Tuple[str, str, str], t.List[Start]] = {}
 
     # One question
 
@@ -189,17 +191,21 @@ class Judge:
     def _own(self, question: Question, family: str) -> _Target:
         for wanted in (IPV4, IPV6):
             if family in ("", wanted):
-                for interface in [*self.survey.outside, *(item.name for item in self.snapshot.interfaces)]:
-                    for item in self.snapshot.interfaces:
-                        if item.name == interface and interface != "lo":
-                            for text in item.addresses:
-                                address = ipaddress.ip_interface(text).ip
-                                if (address.version == 6) == (wanted == IPV6) and not address.is_link_local:
-                                    return _Target(wanted, int(address), question.port)
+                if wanted not in self._own_numbers:
+                    self._own_numbers[wanted] = self._own_number(wanted)
+                number = self._own_numbers[wanted]
+                if number is not None:
+                    return _Target(wanted, number, question.port)
         raise TraceError(
             "destination: the snapshot has no %s address of the host; give the address that is asked for."
             % _FAMILY_TEXTS.get(family, "")
         )
+
+    def _own_number(self, family: str) -> t.Optional[int]:
+        """The host's address that others connect to: of the first interface that leads outside, else of any."""
+        names = [*self.survey.outside, *(item.name for item in self.snapshot.interfaces)]
+        found = (self.tracer.address_of(family, name) for name in dict.fromkeys(names) if name != "lo")
+        return next((number for number in found if number is not None), None)
 
     def _reachable(self, question: Question, text: str, family: str, number: int) -> None:
         """Raise unless the address is the host's or a container's, or somebody inside asks for one outside."""
@@ -285,7 +291,6 @@ class Judge:
     def _starts(self, question: Question, target: _Target) -> t.List[Start]:
         """Where a source's packets come from; a network may come in by several interfaces."""
         text, family = question.source.strip(), target.family
-        routes = self.tracer.routes[family]
         address = _parsed(text)
         if address is None:
             container = self._container("source", text)
@@ -296,7 +301,14 @@ class Judge:
             if container.network_mode == "host":
                 return [self._of_host(family, target.number)]
             return [self._of_endpoint(container, target)]
-        region = of_network(text)
+        key = (text, family, question.in_interface)
+        if key not in self._outside_starts:
+            self._outside_starts[key] = self._of_addresses(question, family)
+        return self._outside_starts[key]
+
+    def _of_addresses(self, question: Question, family: str) -> t.List[Start]:
+        routes = self.tracer.routes[family]
+        region = of_network(question.source.strip())
         if len(region) == 1 and region[0][0] == region[0][1]:
             number = region[0][0]
             if routes.local(number) and question.in_interface in ("", "lo"):
