@@ -483,6 +483,10 @@ def compare(network: Field, judge: Judge, shot: Shot, seed: int) -> tuple[bool, 
     told = str(Story(seed, shot, ends, rules, policies, network.dump()))
     kernel = blocked_by(rules, policies, after, hooks)
     inside = [end for end in ends if end.delivered or end.reply]
+    answered_no = any(target == "REJECT" and key[1].split("-")[-1] not in hooks for key, target in rules.items())
+    if kernel and inside and not stopped and answered_no:
+        # What was stopped is the error that the host sent itself, as a rule rejected its own answer.
+        return False, False
     if kernel:
         assert stopped, told
         if not inside and sure_path:
