@@ -184,6 +184,7 @@ class Bench:
             return
         self.one_audit()
         self.big_audits()
+        self.traces()
         self.one_rule()
         self.many_policies()
         self.whole_chain()
@@ -299,6 +300,27 @@ class Bench:
         command = ["python3", f"{PLACE}/on_host_audit.py", str(self.size.audits), place]
         done = self.host.run([*command, *modules.command("docker_fw_audit")], timeout=600)
         measured: list[dict[str, float]] = json.loads(done.stdout)
+        return measured
+
+    def traces(self) -> None:
+        """Walks over big snapshots and a table of who reaches what, against the bounds and against half the size."""
+        full, half = self._traces(1_000, 10_000), self._traces(1_000, 5_000)
+        job = "trace over 10,000 rules"
+        self.rows.append(Row(f"{job}: one packet", "the bound", full["walk"], [0.02], 1))
+        self.rows.append(
+            Row(f"{job}: the first packet, rules indexed", "5,000 rules", full["first"], half["first"], 2.2)
+        )
+        self.rows.append(Row(f"{job}: memory", "5,000 rules", full["mebibytes"], half["mebibytes"], 2.2, "MiB"))
+        table = self._traces(500, 1_000, 100, 500)["table"]
+        self.rows.append(Row("table of 100 sources and 500 ports over 1,000 rules", "the bound", table, [5.0], 1))
+
+    def _traces(self, containers: int, rules: int, sources: int = 0, ports: int = 0) -> dict[str, list[float]]:
+        say(f"traces over {containers} containers and {rules} rules, {self.size.audits} times")
+        place = f"{PLACE}/traced-{containers}-{rules}.json"
+        self.host.run(f"cat > {place}", stdin=json.dumps(large(containers, rules)))
+        numbers = [str(number) for number in (self.size.audits, sources, ports)]
+        done = self.host.run(["python3", f"{PLACE}/on_host_trace.py", *numbers, place], timeout=600)
+        measured: dict[str, list[float]] = json.loads(done.stdout)
         return measured
 
     def one_rule(self) -> None:
