@@ -163,16 +163,19 @@ def _port_only_message(
         % (rulings.rule_text(ruling), denying(ruling), what, where_text(rulings, scope))
     ]
     right = named(hit.published for hit in hits if hit.published.container.id in meant)
+    # What is routed has no port of the host's.
+    routed = all(hit.published.routed for hit in hits if hit.published.container.id in meant)
+    its_port = "its port" if routed else "the host port"
     wrong = named(hit.published for hit in hits if hit.published.container.id not in meant)
     if right and wrong:
         words.append(
-            "It stops %s, for which it was meant, as the rule names the host port, and %s, for which it was not, as "
-            "only the inner port has that number." % (right, wrong)
+            "It stops %s, for which it was meant, as the rule names %s, and %s, for which it was not, as "
+            "only the inner port has that number." % (right, its_port, wrong)
         )
     elif right:
         words.append(
-            "It stops %s, for which it was meant, as the rule names the host port; the next container with that inner "
-            "port is stopped as well." % right
+            "It stops %s, for which it was meant, as the rule names %s; the next container with that inner port is "
+            "stopped as well." % (right, its_port)
         )
     elif wrong:
         words.append(

@@ -309,14 +309,15 @@ def _ipv6_severity(survey: Survey) -> t.Tuple[str, t.Tuple[str, ...]]:
 
 
 def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
-    """A port that is closed on IPv4 and that DNAT leads to over IPv6, where no rule closes it."""
+    """A port that is closed on IPv4 and that DNAT or a route leads to over IPv6, where no rule closes it."""
     four, six = survey.families
     forwarded = {(_key(item), item.binding.host_port): item for item in six.published if item.dnat}
-    if not forwarded:
+    routed = {_key(item): item for item in six.published if item.routed}
+    if not forwarded and not routed:
         return
     found = []
     for published in four.published:
-        twin = forwarded.get((_key(published), published.binding.host_port))
+        twin = forwarded.get((_key(published), published.binding.host_port)) or routed.get(_key(published))
         flows = [] if twin is None else six.inbound(twin)
         if twin is None or not flows:
             continue
@@ -324,7 +325,7 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
             flow = flows[0]._replace(in_interface=guard.flow.in_interface)
             if any(item.denies and mostly(item.peers, IPV6) for item in six.briefly(flow)):
                 continue  # closed, if only FORWARD read it: that is jump_missing's
-            arriving = to_host(six, twin, guard.flow.in_interface)
+            arriving = flow if twin.routed else to_host(six, twin, guard.flow.in_interface)
             peers, reasons = through(six, (_ARRIVING, arriving), (_FORWARDED, flow))
             if mostly(peers, IPV6):
                 found.append(_Open(guard, twin, peers, reasons))
@@ -337,13 +338,13 @@ def ipv6_gap(survey: Survey) -> t.Iterator[Finding]:
         yield Finding(
             "ipv6_gap",
             severity,
-            "%s closes %s to %s on IPv4. Over IPv6 Docker forwards %s too, and there %s gets in: ip6tables has a "
-            "DOCKER-USER chain of its own."
+            "%s closes %s to %s on IPv4. Over IPv6 %s, and there %s gets in: ip6tables has a DOCKER-USER chain of its "
+            "own."
             % (
                 words,
                 ports_text(ports),
                 _closed_to(four, opens[0].guard),
-                "the same port" if len(ports) == 1 else "these ports",
+                _over_ipv6(ports),
                 six.peers_text(opens[0].peers),
             ),
             place,
@@ -359,9 +360,29 @@ def _once(found: t.Iterable[_Open]) -> t.List[_Open]:
     return list({(_key(item.published), item.published.binding): item for item in reversed(list(found))}.values())[::-1]
 
 
+def _over_ipv6(ports: t.Sequence[Published]) -> str:
+    what = "the same port" if len(ports) == 1 else "these ports"
+    if not any(item.routed for item in ports):
+        return "Docker forwards %s too" % what
+    containers = {item.container.id for item in ports}
+    whose = "the container's own address" if len(containers) == 1 else "the containers' own addresses"
+    return "%s reached at %s too" % (what + (" is" if len(ports) == 1 else " are"), whose)
+
+
 def _ipv6_fix(six: Family, ports: t.Sequence[Published]) -> t.Optional[Fix]:
-    policies: t.List[Json] = []
-    for protocol, address, low, high in _host_ports(ports):
+    policies: t.List[Json] = [
+        {
+            "name": "-".join(["ipv6", item.container.name, item.binding.protocol, str(item.binding.container_port)]),
+            "container": item.container.name,
+            "destination_port": [str(item.binding.container_port)],
+            "protocol": item.binding.protocol,
+            "ip_version": IPV6,
+            "action": "drop",
+        }
+        for item in ports
+        if item.routed
+    ]
+    for protocol, address, low, high in _host_ports([item for item in ports if not item.routed]):
         number = "%d" % low if low == high else "%d-%d" % (low, high)
         options: t.Dict[str, t.Any] = {
             "name": "-".join(["ipv6", protocol, number] + ([address.replace(":", ".")] if address else [])),

@@ -85,6 +85,17 @@ def test_a_port_alone_hits_who_was_not_meant(engine: str) -> None:
     assert {item.peers for item in finding.affected if item.published} == {"anyone"}
 
 
+def test_what_is_routed_has_no_port_of_the_host_s() -> None:
+    document = host(
+        "28.5",
+        [Box("a", "80:80", network="r")],
+        ["-p tcp -m tcp --dport 80 -j DROP"],
+        networks=[Net("r", gateway_mode="routed")],
+    )
+    message = only(port_only_deny, document).message
+    assert "It stops a (80/tcp), for which it was meant, as the rule names its port;" in message
+
+
 def test_traffic_between_containers_and_outgoing_connections_are_hit_too() -> None:
     rule = "-p tcp --dport 8080 -j DROP"
     finding = only(port_only_deny, pair(rule))

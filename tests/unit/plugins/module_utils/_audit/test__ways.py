@@ -263,6 +263,20 @@ def test_reached_at_its_own_address(document: Document, ports: t.Set[t.Tuple[str
     assert not found(direct_routing, fixed(document, finding))
 
 
+def test_a_port_that_is_routed_in_ipv6_is_a_gap_too() -> None:
+    """Gateway mode routed: no host port and no DNAT, the container's own address is asked for."""
+    boxes, nets = [Box("a", "80:80", network="r")], [Net("r", "172.20.0.0/16", "fd00:20::/64", gateway_mode="routed")]
+    rule = "-d 172.20.0.2/32 -p tcp -m tcp --dport 80 -j DROP"
+    finding = only(ipv6_gap, host("28.5", boxes, [rule], networks=nets))
+    assert "a (80/tcp)" in finding.message
+    assert "the same port is reached at the container's own address too" in finding.message
+    assert finding.fix is not None
+    (task,) = finding.fix.tasks
+    assert task["quaywall.docker.docker_user_rule"]["container"] == "a"
+    closed = ["-d fd00:20::2/128 -p tcp -m tcp --dport 80 -j DROP"]
+    assert not found(ipv6_gap, host("28.5", boxes, [rule], closed, networks=nets))
+
+
 @pytest.mark.parametrize(
     "document",
     [
