@@ -71,18 +71,18 @@ def fleet(hosts: int = HOSTS, findings: int = FINDINGS) -> dict[str, Result]:
 
 
 def write(audits: dict[str, Result], folder: pathlib.Path) -> float:
-    """The seconds of the task that writes all reports, as Ansible runs it."""
-    (folder / "audits.json").write_text(json.dumps(audits), encoding="utf-8")
-    tasks = [
-        {"name": "read", "ansible.builtin.set_fact": {"audits": "{{ lookup('file', 'audits.json') | from_json }}"}},
-        {
-            "name": "report",
-            "quaywall.docker.docker_fw_report": {"audits": "{{ audits }}", "directory": str(folder / "reports")},
-        },
-    ]
-    play = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]
+    """The seconds of the task that writes all reports, as Ansible runs it after an audit of so many hosts."""
+    variables = {name: {"audit": result} for name, result in audits.items()}
+    inventory = {"all": {"hosts": list(audits)}, "_meta": {"hostvars": variables}}
+    (folder / "inventory.json").write_text(json.dumps(inventory), encoding="utf-8")
+    script = folder / "inventory.sh"
+    script.write_text(f"#!/bin/sh\ncat {folder}/inventory.json\n", encoding="utf-8")
+    script.chmod(0o755)
+    report = {"registered": "audit", "directory": str(folder / "reports")}
+    task = {"name": "report", "run_once": True, "quaywall.docker.docker_fw_report": report}
+    play = [{"hosts": "all", "connection": "local", "gather_facts": False, "tasks": [task]}]
     (folder / "playbook.json").write_text(json.dumps(play), encoding="utf-8")
-    command = ["ansible-playbook", "-i", "localhost,", "playbook.json"]
+    command = ["ansible-playbook", "-i", "inventory.sh", "playbook.json"]
     repository = pathlib.Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
@@ -96,7 +96,7 @@ def write(audits: dict[str, Result], folder: pathlib.Path) -> float:
     if done.returncode:
         raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
     document = json.loads(done.stdout[done.stdout.index("{") :])
-    duration = document["plays"][0]["tasks"][1]["task"]["duration"]
+    duration = document["plays"][0]["tasks"][0]["task"]["duration"]
     start, end = (time.mktime(time.strptime(duration[key][:19], "%Y-%m-%dT%H:%M:%S")) for key in ("start", "end"))
     fractions = [float("0" + duration[key][19:].rstrip("Z")) for key in ("start", "end")]
     return end - start + fractions[1] - fractions[0]
