@@ -49,7 +49,7 @@ sanity: setup-python ## ansible-test's checks, for every Python that the machine
 	  ansible-test sanity --requirements --color no 2>&1 </dev/null | tee .build/sanity.log | grep -E '^(Running|ERROR|FATAL|See)'
 
 .PHONY: sanity-quick
-sanity-quick: setup-python ## the same with the oldest and the newest ansible-core, without pylint
+sanity-quick: setup-python ## the same with the oldest and the newest ansible-core, without pylint and other Pythons
 	@echo "sanity-quick: ansible-test's checks with the oldest and the newest ansible-core (whole output: .build/sanity-VERSION.log)"
 	@tests/sanity-versions --quick
 
