@@ -30,7 +30,7 @@ from demo.playbook import ansible_playbook
 from hosts import baseline, modules
 
 from ansible_collections.quaywall.docker.tests.unit.snapshots import large
-from bench import fleet
+from bench import fleet, report
 from testbed import SUITES, Bed, BedError, Host, HostSpec
 
 if t.TYPE_CHECKING:
@@ -193,6 +193,7 @@ class Bench:
         self.dumps()
         self.at_rest()
         self.fleets()
+        self.reports()
 
     def install(self) -> None:
         """Ten containers, the collection's code, and what measures it."""
@@ -272,6 +273,12 @@ class Bench:
         job = "audit of 10 containers and 50 rules"
         self.rows.append(Row(f"{job}: task", "ping", task_times["audit"], task_times["ping"], 2.5))
         self.module_rows(f"{job}: module on the host", "ping", module_times["audit"], module_times["ping"], 2.5)
+
+    def reports(self) -> None:
+        """Reports of a big fleet, against the bounds."""
+        say(f"reports of {report.HOSTS} hosts, {self.size.rounds} times")
+        for job, times, bound, unit in report.rows(self.size.rounds):
+            self.rows.append(Row(job, "the bound", times, [bound], 1, unit))
 
     def fleets(self) -> None:
         """An audit of fifty hosts with ten forks, against a ping of the same."""
