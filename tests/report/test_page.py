@@ -31,7 +31,7 @@ def shown(page: Page) -> list[tuple[str, str]]:
         "[...document.querySelectorAll('.finding')].map((item) =>"
         " [item.querySelector('.badge').textContent, item.querySelector('.fold b').textContent])"
     )
-    return [(severity, check) for severity, check in rows]
+    return [(row[0], row[1]) for row in rows]
 
 
 def hosts(page: Page) -> list[str]:

@@ -288,7 +288,7 @@ def text(value: t.Any) -> str:
     if value is None:
         return ""
     # Ansible's own kinds of text become plain ones.
-    plain = value if type(value) is str else str.__str__(value) if isinstance(value, str) else str(value)
+    plain = str.__str__(value) if isinstance(value, str) else str(value)
     if plain.isascii() or _LONE_SURROGATE.search(plain) is None:
         return plain
     return plain.encode("utf-8", "surrogateescape" if _escaped(plain) else "backslashreplace").decode(
