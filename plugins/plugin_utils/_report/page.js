@@ -302,10 +302,10 @@ SPDX-License-Identifier: GPL-3.0-or-later */
     host: ["The host itself", "files, settings"],
   };
   const WIDE = {
-    width: 932, height: 226,
-    client: [2, 24, 66], prerouting: [90, 24, 108], routing: [220, 24, 122], forward: [364, 24, 100], docker_user: [486, 24, 118],
-    docker_chains: [626, 24, 116], input: [220, 146, 122], proxy: [364, 146, 124], host: [78, 146, 120],
-    boxes: (i) => [776, 24 + i * 52, 154],
+    width: 984, height: 226,
+    client: [2, 24, 66], prerouting: [90, 24, 112], routing: [224, 24, 126], forward: [372, 24, 102], docker_user: [496, 24, 124],
+    docker_chains: [642, 24, 128], input: [224, 146, 126], proxy: [372, 146, 128], host: [74, 146, 128],
+    boxes: (i) => [806, 31 + i * 52, 176],
     ways: [["client", "prerouting"], ["prerouting", "routing"], ["routing", "forward"], ["forward", "docker_user"], ["docker_user", "docker_chains"], ["input", "proxy"]],
   };
   const NARROW = {
@@ -386,7 +386,7 @@ SPDX-License-Identifier: GPL-3.0-or-later */
     stations.forEach((name, number) => picture.append(stationOf(name, number, at[name], rows)));
     drawn.forEach((box, i) => picture.append(boxOf(box, at.boxes(i))));
     const [x, y, width] = at.boxes(drawn.length);
-    const more = boxes.length ? boxes.length - drawn.length && `and ${plural(boxes.length - drawn.length, "more container")}` : "no container is hit";
+    const more = boxes.length ? boxes.length - drawn.length && `and ${(boxes.length - drawn.length).toLocaleString("en")} more` : "no container is hit";
     if (more) picture.append(svg("text", { class: "sub", x: x + width / 2, y: y + 26, "text-anchor": "middle" }, more));
     return picture;
   }
@@ -440,8 +440,8 @@ SPDX-License-Identifier: GPL-3.0-or-later */
       svg("rect", { class: "box", ...shape }),
       rank === 2 && svg("rect", { ...shape, fill: "url(#hatch)" }),
       svg("text", { class: "mark", x: x + 9, y: y + 19 }, mark),
-      svg("text", { x: x + 25, y: y + 19 }, cut(container, width > 200 ? 40 : 16)),
-      svg("text", { class: "sub", x: x + 9, y: y + 36 }, cut(text + ", " + published, width > 200 ? 48 : 22)),
+      svg("text", { x: x + 25, y: y + 19 }, cut(container, width > 200 ? 40 : 18)),
+      svg("text", { class: "sub", x: x + 9, y: y + 36 }, cut(text + ", " + published, width > 200 ? 48 : 25)),
     );
   }
 
