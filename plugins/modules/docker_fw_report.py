@@ -114,24 +114,17 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Judge every host
-  hosts: all
-  gather_facts: false
-  become: true
-  ignore_unreachable: true
-  tasks:
-    - name: Judge the host
-      quaywall.docker.docker_fw_audit:
-      register: audit
-      ignore_errors: true # noqa: ignore-errors
+# In a play over all hosts, with ignore_unreachable: true, so that those that are not reached are in the report, too.
+- name: Judge the host
+  quaywall.docker.docker_fw_audit:
+  register: audit
+  ignore_errors: true # noqa: ignore-errors
 
-    - name: Write the reports
-      quaywall.docker.docker_fw_report:
-        registered: audit
-        directory: reports
-      run_once: true
-      delegate_to: localhost
-      become: false
+- name: Write the reports
+  quaywall.docker.docker_fw_report:
+    registered: audit
+    directory: reports
+  run_once: true
 
 - name: Say what is new since the last run
   quaywall.docker.docker_fw_report:
@@ -141,18 +134,17 @@ EXAMPLES = r"""
     formats: [html, jsonl]
   register: report
   run_once: true
-  delegate_to: localhost
-
-- name: Report about snapshots that were judged in a loop, without any host
-  quaywall.docker.docker_fw_report:
-    audits: "{{ dict(judged.results | map(attribute='item') | zip(judged.results)) }}"
-    directory: reports
 
 - name: Fail if there is something new
   ansible.builtin.assert:
     that: report.comparison.new == 0
     fail_msg: "{{ report.msg }}"
   run_once: true
+
+- name: Report about snapshots that were judged in a loop, without any host
+  quaywall.docker.docker_fw_report:
+    audits: "{{ dict(judged.results | map(attribute='item') | zip(judged.results)) }}"
+    directory: reports
 """
 
 RETURN = r"""
