@@ -499,9 +499,10 @@ def compare(network: Field, judge: Judge, shot: Shot, seed: int) -> tuple[bool, 
         assert arrived is None, told
     if inside and not stopped:
         assert not kernel, told
-        to = [port for port in PORTS if _has(network, port, inside[0])]
-        if to:
-            assert arrived in to, told
+        to = [[port for port in PORTS if _has(network, port, end)] for end in inside]
+        # One that is for the host, or that nobody of ours has, arrives nowhere.
+        if all(to):
+            assert arrived in [port for ports in to for port in ports], told
     quiet = not any(target == "REJECT" for target in rules.values()) and not local
     quiet = quiet and not any(" perhaps " in step.text for end in ends for step in end.steps)
     if sure_path and quiet and (arrived is not None or stopped):
