@@ -415,30 +415,35 @@ class Judge:
         if not asked:
             asked = self._all_published(destination)
         found: t.List[Answer] = []
+        # All that is one group but for its addresses.
+        alike: t.Dict[int, t.Tuple[t.List[Start], t.List[Start], Intervals]] = {}
         for where, protocol, port in asked:
             said: t.Dict[t.Any, str] = {}
-            prepared: t.List[t.Tuple[Question, _Target, t.List[Start]]] = []
-            groups: t.Dict[t.Tuple[t.Any, ...], t.List[Intervals]] = {}
+            prepared: t.List[t.Tuple[Question, _Target, t.List[Start], t.List[Start], Intervals]] = []
+            groups: t.Dict[t.Tuple[_Target, Start], t.List[Intervals]] = {}
+            known = _parsed(where) if where else None
             for source in sources:
                 question = Question(source, where, port, protocol, in_interface)
                 self._checked(question)
                 address = _parsed(source)
-                known = _parsed(where) if where else None
                 if address is not None and known is not None and address.version != known.version:
                     continue
                 target = self._target(question)
                 starts = self._starts(question, target)
-                prepared.append((question, target, starts))
-                for start in starts:
-                    groups.setdefault((target, start._replace(region=())), []).append(start.region)
-            ends: t.Dict[t.Tuple[t.Any, ...], t.List[End]] = {}
-            for key, regions in groups.items():
-                target, start = key
+                if id(starts) not in alike:
+                    clients = join(piece for start in starts for piece in start.region)
+                    alike[id(starts)] = starts, [start._replace(region=()) for start in starts], clients
+                starts, keys, clients = alike[id(starts)]
+                prepared.append((question, target, starts, keys, clients))
+                for start, key in zip(starts, keys):
+                    groups.setdefault((target, key), []).append(start.region)
+            ends: t.Dict[t.Tuple[_Target, Start], t.List[End]] = {}
+            for (target, start), regions in groups.items():
                 region = join(piece for one in regions for piece in one)
-                ends[key] = self._ends(start._replace(region=region), target, Question("", where, port, protocol))
-            for question, target, starts in prepared:
-                clients = join(piece for start in starts for piece in start.region)
-                own = [end for start in starts for end in ends[target, start._replace(region=())]]
+                asking = Question("", where, port, protocol)
+                ends[target, start] = self._ends(start._replace(region=region), target, asking)
+            for question, target, starts, keys, clients in prepared:
+                own = [end for key in keys for end in ends[target, key]]
                 found.append(self._answer(question, target, own, clients, starts, said))
         return found
 

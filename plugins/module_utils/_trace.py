@@ -16,6 +16,7 @@ last. What the snapshot does not say makes a verdict possible, with a reason.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import typing as t
 
@@ -1107,6 +1108,7 @@ def _letting_in(steps: t.Sequence[Step]) -> t.Optional[Decided]:
     return found
 
 
+@functools.lru_cache(maxsize=4096)
 def address_text(family: str, number: int) -> str:
     return str((ipaddress.IPv4Address if family == IPV4 else ipaddress.IPv6Address)(number))
 
