@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import os
 import re
@@ -60,6 +61,18 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
 
     def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> t.Dict[str, t.Any]:
         result: t.Dict[str, t.Any] = super().run(tmp, task_vars)
+        # What is made is kept until it is written, and collecting garbage meanwhile took a third of the time.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            result.update(self._reported(task_vars or {}))
+        finally:
+            if collecting:
+                gc.enable()
+        return result
+
+    def _reported(self, task_vars: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+        """Write the reports; what the task returns."""
         given = dict(self._task.args)
         audits = given.get("audits")
         if audits is not None:
@@ -69,7 +82,7 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
             raise AnsibleActionFail("%s." % ". ".join(message.rstrip(".") for message in checked.error_messages))
         options = checked.validated_parameters
         if options["registered"] is not None:
-            audits = registered(options["registered"], options["hosts"], task_vars or {})
+            audits = registered(options["registered"], options["hosts"], task_vars)
         elif not isinstance(audits, dict):
             raise AnsibleActionFail(
                 "audits is no dictionary: give the result of docker_fw_audit by the name of its host, such as "
@@ -91,14 +104,14 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
                 "directory: %s cannot be made (%s), so no report was written." % (directory, error.strerror or error)
             ) from None
         files, failures = write(report, directory, options["formats"], options["junit_fail_on"])
-        result.update(
-            changed=False,
-            files=files,
-            hosts=report.states,
-            summary=report.summary,
-            comparison=report.comparison,
-            msg=_message(report, directory),
-        )
+        result = {
+            "changed": False,
+            "files": files,
+            "hosts": report.states,
+            "summary": report.summary,
+            "comparison": report.comparison,
+            "msg": _message(report, directory),
+        }
         if failures:
             result.update(failed=True, msg="Not every report could be written: %s" % " ".join(failures))
         return result
