@@ -274,26 +274,31 @@ class _Reached(t.NamedTuple):
 
 
 def access_changes(
-    snapshot: Snapshot, plans: Planned, sets: t.Iterable[t.Tuple[str, str, t.Iterable[str]]] = ()
+    snapshot: Snapshot,
+    plans: Planned,
+    sets: t.Iterable[t.Tuple[str, str, t.Iterable[str]]] = (),
+    goes_on: t.Callable[[], bool] = lambda: True,
 ) -> t.Tuple[t.List[AccessChange], bool]:
-    """Who gains and who loses access by the plans, and whether all of it was looked at.
+    """Who gains and who loses access by the plans, and whether all of it was looked at: from outside first.
 
     :param plans: of each family; what a plan says of DOCKER-USER counts, where the snapshot is of another moment.
     :param sets: as in :func:`carried_out`.
+    :param goes_on: False ends the search.
     """
     plans = {family: made for family, made in plans.items() if not made[1].empty}
     before = Tracer(_as_planned(snapshot, plans))
     after = Tracer(carried_out(before.snapshot, plans, sets))
     found: t.List[AccessChange] = []
     left = MOST_TRACED
-    for family, (_variant, made) in sorted(plans.items()):
-        scope = scope_of(made, family)
-        for asked in _ways(before, after, family, scope):
-            starts = _starts(before, after, asked, family, scope)
-            left -= len(starts)
-            if left < 0:
-                return found, False
-            found += _changed(before, after, asked, starts)
+    scopes = {family: scope_of(made, family) for family, (_variant, made) in sorted(plans.items())}
+    for inside in (False, True):
+        for family, scope in scopes.items():
+            for asked in _ways(before, after, family, scope):
+                starts = _starts(before, after, asked, scope, inside)
+                left -= len(starts)
+                if left < 0 or not goes_on():
+                    return found, False
+                found += _changed(before, after, asked, starts)
     return found, True
 
 
@@ -347,25 +352,25 @@ def _host_address(tracer: Tracer, family: str, published: Published) -> t.Option
     return next((address for address in own if address is not None), None)
 
 
-def _starts(before: Tracer, after: Tracer, asked: _Asked, family: str, scope: Scope) -> t.List[t.Tuple[Start, str]]:
-    """Who may connect: everybody outside, by each interface that rules tell apart, and the containers of each bridge.
+def _starts(before: Tracer, after: Tracer, asked: _Asked, scope: Scope, inside: bool) -> t.List[t.Tuple[Start, str]]:
+    """Who may connect: everybody outside, by each interface that rules tell apart; or the containers of each bridge.
 
-    With their names, where they are containers.
+    With the bridge's name, where they are containers.
     """
-    found: t.List[t.Tuple[Start, str]] = []
+    family = asked.family
     survey = before.survey.family(family)
-    for name in dict.fromkeys([*survey.ways_in, *after.survey.family(family).ways_in]):
-        if scope.enters_by(name):
-            found.append((Start(family, EVERYTHING[family], name, False, name), ""))
+    if not inside:
+        names = dict.fromkeys([*survey.ways_in, *after.survey.family(family).ways_in])
+        return [(Start(family, EVERYTHING[family], name, False, name), "") for name in names if scope.enters_by(name)]
     bridges: t.Dict[str, t.List[Endpoint]] = {}
     for endpoint in survey.endpoints:
         if endpoint.bridge and endpoint.container.id != asked.endpoint.container.id:
             bridges.setdefault(endpoint.bridge, []).append(endpoint)
-    for bridge, endpoints in bridges.items():
-        if scope.enters_by(bridge):
-            region = join((endpoint.number, endpoint.number) for endpoint in endpoints)
-            found.append((Start(family, region, bridge, False, bridge), bridge))
-    return found
+    return [
+        (Start(family, join((one.number, one.number) for one in endpoints), bridge, False, bridge), bridge)
+        for bridge, endpoints in bridges.items()
+        if scope.enters_by(bridge)
+    ]
 
 
 def _reached(tracer: Tracer, start: Start, asked: _Asked) -> _Reached:

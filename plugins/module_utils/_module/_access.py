@@ -12,13 +12,10 @@ Only imported where somebody asks for it: Ansible compiles a module anew each ti
 
 from __future__ import annotations
 
+import time
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._changes import (
-    MOST_TRACED,
-    AccessChange,
-    access_changes,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._changes import AccessChange, access_changes
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import printable
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot, SnapshotError, from_json
 
@@ -29,6 +26,8 @@ if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Change
     from ansible_collections.quaywall.docker.plugins.module_utils._module._given import Collector
 
+#: A host with hundreds of containers has more ways into them than anybody waits for.
+_MOST_SECONDS = 5
 _NOT_FOUND = "Who gains and who loses access was not found out: %s."
 
 
@@ -62,14 +61,15 @@ class Access:
             return None
         made = [(item.name, item.family, item.networks) for item in sets.values()]
         try:
-            found, whole = access_changes(self._snapshot, plans, made)
+            end = time.process_time() + _MOST_SECONDS
+            found, whole = access_changes(self._snapshot, plans, made, lambda: time.process_time() < end)
         except Exception as error:  # noqa: BLE001 -- what is only said beside a change must not stop it
             self._module.warn(_NOT_FOUND % printable("%s: %s" % (type(error).__name__, error)))
             return None
         if not whole:
             self._module.warn(
-                "Who gains and who loses access was found out for some of the containers only, as there are more than "
-                "%d connections to ask for." % MOST_TRACED
+                "Who gains and who loses access was found out for some of the ways into containers only, as there are "
+                "too many to trace in %d seconds: docker_fw_trace answers for those that you name." % _MOST_SECONDS
             )
         return [_entry(item) for item in found]
 

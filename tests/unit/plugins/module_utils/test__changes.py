@@ -211,6 +211,19 @@ def test_too_many_ways_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not whole
 
 
+def test_who_is_in_a_hurry_is_told_what_comes_from_outside_first() -> None:
+    left = [True, True, True]
+    found, whole = access_changes(
+        *planned(made("26.1"), ADMIN, default="drop"), goes_on=lambda: bool(left and left.pop())
+    )
+    assert not whole
+    assert texts(found) == [
+        "Blocked for anyone but 203.0.113.10: admin (9000->8080/tcp) over IPv4",
+        "Blocked for anyone: far (9100->8080/tcp) over IPv4",
+        "Blocked for anyone: shop (8080->8080/tcp) over IPv4",
+    ]
+
+
 def test_a_policy_for_one_container_traces_none_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: t.List[str] = []
     reached = _changes._reached

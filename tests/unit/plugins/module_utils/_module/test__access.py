@@ -17,7 +17,11 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.quaywall.docker.plugins.module_utils import _iptables
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
-from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_chain, docker_user_rule
+from ansible_collections.quaywall.docker.plugins.module_utils._module import (
+    _access,
+    docker_user_chain,
+    docker_user_rule,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import Host as ModuleHost
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
@@ -169,3 +173,11 @@ def test_a_part_that_was_not_read_makes_it_possible(site: Site, code: t.Any) -> 
     (item,) = site.run(code, check=True)["access_changes"]
     assert item["certainty"] == "possible"
     assert "not read" in item["text"]
+
+
+@MODULES
+def test_what_would_take_too_long_is_said(site: Site, code: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_access, "_MOST_SECONDS", 0)
+    assert site.run(code, check=True)["access_changes"] == []
+    (warning,) = site.warnings
+    assert "some of the ways into containers only" in warning
