@@ -188,18 +188,18 @@ options:
     default: keep
   guard:
     description:
-      - Repeat the denies in chains of our own in the table C(mangle), which no engine touches. Engines up to 27 take the
-        jump to C(DOCKER-USER) away for a moment at each C(docker network create), and Engine 28 with live-restore stands
-        in front of it at each start. Without the guard, forbidden connections get in at such moments.
+      - Repeat the denies in chains of our own in the table C(mangle), which no engine touches. Engines up to 27 take
+        the jump to C(DOCKER-USER) away for a moment at each C(docker network create), and Engine 28 with live-restore
+        stands in front of it at each start. Without the guard, forbidden connections get in at such moments.
       - What C(DOCKER-USER) reads is denied there, with its log, its answers and its counters. The guard marks a denied
         packet with 0x51574744 in C(FORWARD) of mangle and drops what still carries that mark in C(POSTROUTING).
-      - In C(INPUT) of mangle it drops what the policies deny to a published port that docker-proxy serves. That is how a
-        port published on IPv6 leads to a container without an IPv6 address, and how a connection gets in that conntrack
-        remembers without DNAT, from a moment when nothing listened on the port. What comes from the host itself or from
-        Docker's networks passes. A service of the host's own on the port of a container that exists, though it may not
-        run, is guarded like the container.
-      - For that the published ports are looked up. Where no policy needs a look-up and the policies are not stored, they
-        are not. Policies with O(rules[].container_network) are left out, as a host port belongs to no network.
+      - In C(INPUT) of mangle it drops what the policies deny to a published port that docker-proxy serves. That is
+        how a port published on IPv6 leads to a container without an IPv6 address, and how a connection gets in that
+        conntrack remembers without DNAT, from a moment when nothing listened on the port. What comes from the host
+        itself or from Docker's networks passes. A service of the host's own on the port of a container that exists,
+        though it may not run, is guarded like the container.
+      - For that the published ports are looked up. Where no policy needs a look-up and the policies are not stored,
+        they are not. Policies with O(rules[].container_network) are left out, as a host port belongs to no network.
     type: bool
     default: true
   ipset_threshold:
@@ -241,8 +241,8 @@ options:
         so; outside of check mode also if there turns out to be nothing to change.
       - If omitted, it is returned in check mode, and not outside.
       - Where the host cannot be looked at there is a warning, and RV(access_changes) is null.
-      - It takes five seconds of computing at most. On a host with more ways into its containers than that is enough for,
-        those from outside come first, and a warning says that some were left out.
+      - It takes five seconds of computing at most. On a host with more ways into its containers than that is enough
+        for, those from outside come first, and a warning says that some were left out.
     type: bool
 requirements:
   - iptables 1.8 or newer

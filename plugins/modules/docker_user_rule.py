@@ -80,8 +80,8 @@ options:
         so; outside of check mode also if there turns out to be nothing to change.
       - If omitted, it is returned in check mode, and not outside.
       - Where the host cannot be looked at there is a warning, and RV(access_changes) is null.
-      - It takes five seconds of computing at most. On a host with more ways into its containers than that is enough for,
-        those from outside come first, and a warning says that some were left out.
+      - It takes five seconds of computing at most. On a host with more ways into its containers than that is enough
+        for, those from outside come first, and a warning says that some were left out.
     type: bool
 requirements:
   - iptables 1.8 or newer
