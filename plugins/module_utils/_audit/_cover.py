@@ -270,7 +270,7 @@ class Space:
         if found is None or not field.negated:
             return found
         whole = self.whole(found[0])
-        return found[0], whole & ~found[1] if isinstance(whole, int) else subtract(whole, found[1])
+        return found[0], whole ^ (whole & found[1]) if isinstance(whole, int) else subtract(whole, found[1])
 
     def _positive(self, name: str, value: str) -> t.Optional[t.Tuple[str, t.Any]]:
         if name in _ADDRESSES:
