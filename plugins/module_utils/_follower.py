@@ -156,7 +156,7 @@ class Processes:
     ) -> t.Tuple[int, bytes, bytes]:
         """A Runner of C(_iptables)."""
         try:
-            process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # no module runs here that had run_command
+            process = subprocess.Popen(  # pylint: disable=ansible-bad-function
                 list(args),
                 stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
