@@ -54,8 +54,8 @@ def test_what_is_allowed_was_reached_again(report: dict[str, t.Any], happening: 
     seen = report[happening]
     assert {str(port) for port in seen["reached"]} == GUARDED
     assert seen["open_again"]
-    print("allowed %.3f s after its container ran" % seen["allowed_after"])
-    assert seen["allowed_after"] <= 5
+    print("allowed %.3f s after its container ran, load %.1f" % (seen["allowed_after"], seen["load"]))
+    assert seen["allowed_after"] <= 5 * seen["load"]
 
 
 def test_without_a_follower_what_needs_no_address_was_reached(report: dict[str, t.Any]) -> None:
