@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 .ONESHELL:
 
 # The quick ones first. What comes after -- runs beside the rest: it waits for hosts more than it computes.
-STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions kernel -- hosts fleet molecule
+STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions report kernel -- hosts fleet molecule
 
 COLLECTION := .build/ansible_collections/quaywall/docker
 BED := PYTHONPATH=tests python -m testbed
