@@ -47,8 +47,9 @@ def document_of(given: t.Any) -> t.Any:
         return json.loads(given)
     except ValueError as error:
         raise SnapshotError(
-            "snapshot is no JSON (%s): give what an earlier run with return_snapshot returned, for instance with "
-            "lookup('ansible.builtin.file', 'host7.json') | from_json." % error
+            "no JSON (%s)" % error,
+            "snapshot is %s: give what an earlier run with return_snapshot returned, for instance with "
+            "lookup('ansible.builtin.file', 'host7.json') | from_json.",
         ) from None
 
 
