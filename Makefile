@@ -128,7 +128,7 @@ bench-walk: setup ## the walk against the kernel, with many more rules and packe
 
 .PHONY: changelog
 changelog: setup-python ## the fragments go into the changelog of galaxy.yml's version
-	cd $(COLLECTION) && antsibull-changelog release --update-existing
+	cd $(COLLECTION) && antsibull-changelog release --update-existing --reload-plugins
 
 .PHONY: build
 build: setup-python ## the archive that ansible-galaxy installs
