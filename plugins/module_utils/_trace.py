@@ -841,6 +841,7 @@ class Tracer:
             source_type=local,
             destination_type=target,
             icmp_type=packet.icmp_type,
+            bridge_port=self._came_by_bridge_port(packet),
         )
         if not packet.reply:
             if packet.snat and packet.looped and hook in ("PREROUTING", "INPUT"):
@@ -860,6 +861,17 @@ class Tracer:
             # The client's address is put back only after the table mangle.
             return flow._replace(original=(packet.region, asked), destination_type="LOCAL"), self._hidden(packet)
         return flow, packet.region
+
+    def _came_by_bridge_port(self, packet: _Packet) -> t.Optional[bool]:
+        """Whether br_netfilter knows a port of a bridge that the packet came in by."""
+        kind = self._kinds.get(packet.in_interface)
+        if not packet.in_interface or packet.in_interface == "lo" or (kind is not None and kind != "bridge"):
+            return False
+        return None if kind is None else self.survey.bridge_netfilter(packet.family)
+
+    @functools.cached_property
+    def _kinds(self) -> t.Dict[str, str]:
+        return {interface.name: interface.kind for interface in self.snapshot.interfaces}
 
     @staticmethod
     def _hidden(packet: _Packet) -> Intervals:

@@ -86,12 +86,14 @@ _FEW = 8
 class Flow(t.NamedTuple):
     """Packets that differ in one address only.
 
-    ``peer`` says which end that is, ``address`` is the other end's. ``states`` are the words of C(--ctstate) that hold;
-    C(INVALID) or C(UNTRACKED) alone (as everything is in the table raw) means that there is no connection to ask.
-    ``original`` are source and destination before any translation, ``reply`` those that replies carry: intervals,
-    :data:`PEER`, or None where they are not known. ``flags`` are the TCP flags of packets of the flow. ``mark`` is None
-    where it is not known. ``source_type`` and ``destination_type`` are words of C(-m addrtype). Packets that come in
-    through no interface are the host's own.
+    ``peer`` says which end that is, ``address`` is the other end's. ``states`` are the words of C(--ctstate) that
+    hold; C(INVALID) or C(UNTRACKED) alone (as everything is in the table raw) means that there is no connection to
+    ask. ``original`` are source and destination before any translation, ``reply`` those that replies carry:
+    intervals, :data:`PEER`, or None where they are not known. ``flags`` are the TCP flags of packets of the flow.
+    ``mark`` is None where it is not known. ``bridge_port`` says whether they came in by a port of a bridge whose
+    packets pass iptables, None where that is not known, ``bridged`` whether they leave by another port of it.
+    ``source_type`` and ``destination_type`` are words of C(-m addrtype). Packets that come in through no interface
+    are the host's own.
     """
 
     family: str
@@ -114,6 +116,7 @@ class Flow(t.NamedTuple):
     source_type: str = "UNICAST"
     destination_type: str = "UNICAST"
     icmp_type: t.Optional[int] = None
+    bridge_port: t.Optional[bool] = None
 
 
 class Site(t.NamedTuple):
@@ -276,6 +279,15 @@ def _test_destination_type_of_interface(flow: Flow, types: t.FrozenSet[str]) -> 
 
 def _test_bridged(flow: Flow, _nothing: None) -> bool:
     return flow.bridged
+
+
+def _test_bridge_port(flow: Flow, _wanted: t.Any) -> t.Optional[bool]:
+    return flow.bridged or (False if not flow.in_interface else flow.bridge_port)
+
+
+def _test_named_bridge_port(flow: Flow, _name: str) -> t.Optional[bool]:
+    """Which of its ports it was is not known."""
+    return False if _test_bridge_port(flow, None) is False else None
 
 
 def _test_icmp_type(flow: Flow, wanted: t.Optional[int]) -> t.Optional[bool]:
@@ -673,6 +685,10 @@ _TESTS: t.Mapping[str, t.Tuple[_Test, t.Callable[[str], t.Any], str]] = {
     "destination_type": (_test_destination_type, _words, ""),
     "limit": (_test_unknown, _nothing, "the rate limit"),
     "physdev_is_bridged": (_test_bridged, _nothing, ""),
+    "physdev_is_in": (_test_bridge_port, _nothing, ""),
+    "physdev_is_out": (_test_bridged, _nothing, ""),
+    "physdev_in": (_test_named_bridge_port, str, ""),
+    "physdev_out": (_test_named_bridge_port, str, ""),
     # Packets are walked whole.
     "fragment": (_test_never, _nothing, ""),
     "socket_exists": (_test_socket, _nothing, ""),

@@ -395,6 +395,7 @@ class Shot(t.NamedTuple):
             mark=int((way.server_address if self.replies else way.client_address) == MARKED[family]),
             bridged=self.bridged(),
             icmp_type=icmp_type,
+            bridge_port=bool(into.master),
         )
 
     def peer(self, peer: str) -> Intervals:
@@ -569,7 +570,7 @@ class Rules:
                 ("set", "--match-set %s %s" % (chance.choice(("few", "nets")), end)),
                 ("addrtype", "--%s-type %s" % (end, chance.choice(("LOCAL", "UNICAST", "UNICAST,LOCAL", "MULTICAST")))),
                 ("mark", "--mark " + chance.choice(("0x1", "0x0/0x1", "0x2/0x2"))),
-                ("physdev", "--physdev-is-bridged"),
+                ("physdev", chance.choice(("--physdev-is-bridged", "--physdev-is-in", "--physdev-is-out"))),
                 ("comment", '--comment "a rule"'),
             )
         )
@@ -585,7 +586,8 @@ class Rules:
                 "-m length --length 0:50",
                 "-m statistic --mode nth --every 2 --packet 0",
                 "-m connmark --mark 0x0",
-                "-m physdev --physdev-is-in",
+                "-m physdev --physdev-in one",
+                "-m physdev ! --physdev-in two",
             )
         )
 
@@ -801,6 +803,10 @@ def shot_at(network: Network, kind: str) -> Shot:
         # What br_netfilter translates and what stays on its bridge is bridged.
         ("by the host's port on one bridge", ["-m physdev --physdev-is-bridged -j REJECT"], ("REJECT", 1)),
         ("inbound", ["-m physdev --physdev-is-bridged -j DROP", "-j REJECT"], ("REJECT", 2)),
+        ("by the host's port on one bridge", ["-m physdev --physdev-is-in --physdev-is-out -j REJECT"], ("REJECT", 1)),
+        ("inbound", ["-m physdev --physdev-is-in -j DROP", "-m physdev ! --physdev-is-out -j REJECT"], ("REJECT", 2)),
+        ("inbound", ["-m physdev --physdev-in one -j DROP", "-m physdev ! --physdev-in one -j REJECT"], ("REJECT", 2)),
+        ("answer", ["-m physdev ! --physdev-is-in -j DROP", "-m physdev --physdev-is-in -j REJECT"], ("REJECT", 2)),
         ("inbound", ["-m addrtype --dst-type LOCAL -j DROP", "-m addrtype --src-type LOCAL -j DROP"], ("ACCEPT", 0)),
         ("inbound", ["-m conntrack --ctstate DNAT,ESTABLISHED -j REJECT"], ("REJECT", 1)),
         ("inbound", ["-m conntrack ! --ctstate DNAT,ESTABLISHED -j DROP"], ("ACCEPT", 0)),
