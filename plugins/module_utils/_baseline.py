@@ -49,13 +49,10 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     interface_name,
     told_conflict,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._proxy import (
-    HostPorts,
-    all_bindings,
-    default_lines,
-    host_ports,
-)
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._proxy import HostPorts
 
 #: The bridge of Docker's own network, which every engine has unless it was told otherwise.
 _FIRST_BRIDGE = "docker0"
@@ -247,6 +244,9 @@ def _otherwise_of(rule: Rule) -> t.Optional[str]:
 
 def _host_ports(inventory: t.Optional[Inventory], bindings: Bindings) -> t.Dict[str, t.Tuple[HostPorts, ...]]:
     """The published ports of all containers on the host."""
+    # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
+    from ansible_collections.quaywall.docker.plugins.module_utils._proxy import all_bindings, host_ports
+
     found = all_bindings(inventory, bindings) if inventory is not None else ()
     return {family: host_ports(found, family) for family in (IPV4, IPV6)}
 
@@ -307,6 +307,8 @@ def _proxied(mangle: Table, wanted: Wanted, settings: Settings, family: str) -> 
         return None
     lines = _in_order([*wanted.proxied.get(family, ()), *kept_proxy_lines(mangle, wanted.unanswered)])
     if settings.default == "drop":
+        from ansible_collections.quaywall.docker.plugins.module_utils._proxy import default_lines
+
         ports = wanted.host_ports.get(family, ())
         looked_up = default_lines(ports, settings.outside_interfaces)
         lines += looked_up if wanted.looked_up else kept_proxy_default(mangle)

@@ -511,7 +511,7 @@ def compile_policy(
     if not any(rules.values()):
         raise PolicyError(_nothing(policy))
     beside: t.Dict[str, t.Tuple[Rule, ...]] = {}
-    if proxied:
+    if proxied and (inventory is not None or any(subject.fixed or subject.current for subject in subjects)):
         from ansible_collections.quaywall.docker.plugins.module_utils import _proxy
 
         found = _proxy.policy_bindings(policy, subjects, inventory, bindings)
