@@ -114,7 +114,8 @@ seealso:
 """
 
 EXAMPLES = r"""
-# In a play over all hosts, with ignore_unreachable: true, so that those that are not reached are in the report, too.
+# In a play over all hosts. With ignore_errors, and ignore_unreachable: true for the play, hosts that cannot be judged
+# or reached go on to the report, which says why.
 - name: Judge the host
   quaywall.docker.docker_fw_audit:
   register: audit

@@ -94,7 +94,7 @@ def test_everybody_gets_an_answer(audit: tuple[Run, pathlib.Path]) -> None:
 
 def test_old_python(fleet: Fleet, audit: tuple[Run, pathlib.Path]) -> None:
     if not fleet.old_python:
-        pytest.skip("this machine has neither Python 3.8 nor 3.9")
+        pytest.skip("This machine has neither Python 3.8 nor 3.9 (tests/pythons looks for them): install one.")
     run, _where = audit
     assert findings(run, OLD_PYTHON) == {}
     assert ids(run, OLD_PYTHON, "exposed") == ids(run, HEALTHY[0], "exposed")
