@@ -42,6 +42,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
     with_policy,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
+    BridgeRoute,
     Compiled,
     Policy,
     PolicyError,
@@ -95,7 +96,7 @@ def _run(
     name = check_name(str(options["name"]))
     kept = store.read()
     settings = None if kept is None else kept.settings
-    docker = host.docker() if policy is not None and policy.needs_docker else None
+    docker = _docker(host, policy, settings)
     compiled: t.Dict[t.Tuple[bool, bool], Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
@@ -200,13 +201,32 @@ def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]])
 
 
 def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool, guarded: bool) -> Compiled:
-    if docker is None:
-        if policy.target != "destination":
-            return compile_policy(policy, ip6_dnat=ip6_dnat)
+    routes: t.Sequence[BridgeRoute] = ()
+    if policy.target == "destination":
         from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
 
-        return compile_policy(policy, bridge_routes=bridge_routes())
-    return compile_policy(policy, docker.inventory(), docker.bindings, ip6_dnat=ip6_dnat, proxied=guarded)
+        routes = bridge_routes()
+    if docker is None:
+        return compile_policy(policy, bridge_routes=routes, ip6_dnat=ip6_dnat)
+    return compile_policy(policy, docker.inventory(), docker.bindings, routes, ip6_dnat, guarded)
+
+
+def _docker(host: Host, policy: t.Optional[Policy], settings: t.Optional[Json]) -> t.Optional[Docker]:
+    """The engine, where the policy must be looked up there, or a guard that lasts has to know the ports it is for."""
+    if policy is None:
+        return None
+    if policy.needs_docker:
+        return host.docker()
+    if settings is None or not settings.get("guard", True):
+        return None
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
+
+    try:
+        docker = host.docker()
+        docker.inventory()
+    except DockerError:
+        return None
+    return docker
 
 
 def _how_to_lift_the_jump(state: State, family: str) -> str:
