@@ -346,6 +346,20 @@ def test_docker_proxy_serves_whom_it_should(machine: Host, client: Client) -> No
     baseline.apply(machine, {**ADMIN, "source": [f"{OFFICE.v4}/32", f"{OFFICE.v6}/128"]})
     assert client.connect(six, 9000, source=OFFICE).who == "admin"
     assert client.connect(six, 9000, source=STRANGER).outcome == "timeout"
+    # A change of one policy reaches docker-proxy without the follower's help.
+    shop = {"name": "shop", "published_port": "8080", "source": [OFFICE.v4, OFFICE.v6], "action": "accept"}
+    baseline.apply(machine, shop)
+    assert client.connect(six, 8080, source=OFFICE).who == "shop"
+    assert client.connect(six, 8080, source=STRANGER).outcome == "timeout"
+    machine.run(f"systemctl stop {baseline.FOLLOWER}")
+    try:
+        moved = modules.docker_user_rule(machine, **{**shop, "source": [STRANGER.v4, STRANGER.v6]})
+        assert moved.changed
+        for reached_by in (address, six):
+            assert client.connect(reached_by, 8080, source=STRANGER).who == "shop"
+            assert client.connect(reached_by, 8080, source=OFFICE).outcome == "timeout"
+    finally:
+        machine.run(f"systemctl start {baseline.FOLLOWER}")
     # What the host itself serves is no published port, whatever range a policy names.
     everything = {"name": "all", "published_port": "1:65535", "action": "drop"}
     baseline.apply(machine, everything)

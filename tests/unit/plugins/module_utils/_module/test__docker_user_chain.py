@@ -16,6 +16,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _ipset, _iptables
+from ansible_collections.quaywall.docker.plugins.module_utils._binding import Binding
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     DockerError,
@@ -50,6 +51,7 @@ ADMIN = {
     "action": "accept",
 }
 PORT = {"name": "metrics", "published_port": "9100", "source": ["198.51.100.0/24"], "action": "accept"}
+PUBLISHED = (Binding("tcp", 8080, 9100, "", True),)
 DUAL = {"name": "dual", "container": "dual", "protocol": "all", "action": "reject"}
 
 ESTABLISHED = '-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT'
@@ -603,6 +605,43 @@ def test_the_guard_is_kept_in_step_by_docker_user_rule(site: Site) -> None:
     assert not site.chain(ADMIN, PORT).changed
     site.rule(name="admin-ui", state="absent")
     assert site.guard() == [GUARD[0], GUARD[2], GUARD[4]]
+
+
+def test_docker_proxy_keeps_to_what_docker_user_rule_changed(site: Site) -> None:
+    """Whoever its sources were, and are no more, has no way left by docker-proxy."""
+    inventory = Inventory((INVENTORY.containers[0]._replace(current_ports=PUBLISHED),), INVENTORY.networks)
+    site.docker = FakeDocker(inventory, PUBLISHED)
+
+    def lines() -> t.List[str]:
+        listed = site.host.mangle["iptables"].texts("QUAYWALL-PROXY")
+        return [text for text in listed if '"quaywall:metrics"' in text]
+
+    port = '-p tcp -m tcp --dport 9100 -m comment --comment "quaywall:metrics"'
+    site.chain(PORT, store=True)
+    assert lines() == ["-s 198.51.100.0/24 %s -j RETURN" % port, port + " -j DROP"]
+    before = site.host.everything()
+    changed = {**PORT, "source": ["203.0.113.7/32"]}
+    assert site.rule(check=True, **changed).changed
+    assert site.host.everything() == before
+    assert site.rule(**changed).changed
+    assert lines() == ["-s 203.0.113.7/32 %s -j RETURN" % port, port + " -j DROP"]
+    assert not site.rule(check=True, **changed).changed
+    assert not site.rule(**changed).changed
+    assert not site.follow(inventory=inventory).changed
+    # Docker down: DOCKER-USER is changed, and what docker-proxy serves nobody can tell. The follower brings it along.
+    site.docker = DockerError("Docker does not answer.")
+    kept = lines()
+    assert site.rule(**PORT).changed
+    assert lines() == kept
+    site.docker = FakeDocker(inventory, PUBLISHED)
+    assert site.follow(inventory=inventory).changed
+    assert lines() == ["-s 198.51.100.0/24 %s -j RETURN" % port, port + " -j DROP"]
+    assert site.rule(name="metrics", state="absent").changed
+    assert "QUAYWALL-PROXY" not in site.host.mangle["iptables"].chains
+    # Where no guard lasts, Docker is not asked at all.
+    site.chain(guard=False)
+    site.docker = DockerError("Docker does not answer.")
+    assert site.rule(**PORT).changed
 
 
 def test_a_guard_that_somebody_spoilt_is_made_right(site: Site) -> None:
