@@ -23,6 +23,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Binding,
     Container,
     DockerError,
+    DockerGone,
     DockerSdkMissing,
     Inspection,
     Inventory,
@@ -89,10 +90,6 @@ def load_sdk() -> t.Any:
         # An SDK that does not fit the host's requests or urllib3 raises all sorts of errors when it is imported.
         raise DockerSdkMissing(traceback.format_exc()) from error
     return docker
-
-
-class DockerGone(DockerError):
-    """The engine answers that there is no such container or network (any more)."""
 
 
 class Docker:
@@ -195,16 +192,16 @@ class Docker:
             raise
 
     def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
-        """The container's fixed port bindings."""
+        """The container's fixed port bindings.
+
+        :raises DockerGone: there is no such container (any more).
+        :raises DockerError: the engine does not answer.
+        """
         try:
-            with self._answers("GET /containers/%s/json" % container.id[:12]):
+            with self._finds(), self._answers("GET /containers/%s/json" % container.id[:12]):
                 return parse_bindings(self._client.inspect_container(container.id))
-        except DockerError as error:
-            if isinstance(error.__cause__, self._errors.NotFound):
-                raise DockerError(
-                    "Container %s was removed while it was looked up: run again." % container.name
-                ) from error
-            raise
+        except DockerGone as error:
+            raise DockerGone("Container %s was removed while it was looked up: run again." % container.name) from error
 
 
 def _reason(error: BaseException) -> str:

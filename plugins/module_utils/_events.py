@@ -20,8 +20,7 @@ import threading
 import time
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import DockerGone
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Inspection
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerGone, Inspection
 
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker

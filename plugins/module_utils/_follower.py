@@ -42,6 +42,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Binding,
     Container,
     DockerError,
+    DockerGone,
     Inspection,
     Inventory,
     from_stored,
@@ -491,8 +492,6 @@ class Known:
             self._change(lambda inventory: inventory.with_container(merged))
 
     def _ask_network(self, identity: str) -> None:
-        from ansible_collections.quaywall.docker.plugins.module_utils._docker import DockerGone
-
         if self.docker is None:
             return
         try:

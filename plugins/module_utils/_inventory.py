@@ -27,6 +27,10 @@ class DockerError(Exception):
     """Docker could not be asked, as one sentence."""
 
 
+class DockerGone(DockerError):
+    """The engine answers that there is no such container or network (any more)."""
+
+
 class DockerSdkMissing(DockerError):
     """The Docker SDK for Python cannot be imported; ``trace`` says why."""
 

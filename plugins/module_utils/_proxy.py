@@ -28,6 +28,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     Mark,
     comment_for,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerGone
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     VERDICTS,
     Policy,
@@ -71,7 +72,7 @@ def policy_bindings(
     found: t.Dict[str, t.List[Binding]] = {family: [] for family in families}
     for container in inventory.containers:
         served = [family for family in families if _leads_to(policy, container, inventory, network, family)]
-        known = (*bindings(container), *container.current_ports) if served else ()
+        known = (*_fixed(container, bindings), *container.current_ports) if served else ()
         for family in served:
             found[family] += known
     return {family: tuple(known) for family, known in found.items()}
@@ -99,8 +100,16 @@ def all_bindings(
         current = [binding for binding in container.current_ports if wanted(binding)]
         # What runs without such a port has none when it does not run either.
         if current or not (container.running and container.current_ports):
-            found += current + [binding for binding in bindings(container) if wanted(binding)]
+            found += current + [binding for binding in _fixed(container, bindings) if wanted(binding)]
     return tuple(found)
+
+
+def _fixed(container: Container, bindings: Bindings) -> t.Tuple[Binding, ...]:
+    """A container's fixed port bindings; none if it was removed meanwhile, which is no fault where nobody named it."""
+    try:
+        return bindings(container)
+    except DockerGone:
+        return ()
 
 
 def _is_published(policy: Policy, binding: Binding) -> bool:

@@ -54,8 +54,12 @@ def times(few: int, promised: int) -> int:
 
 
 def limit(seconds: float) -> float:
-    """A time that was promised for a machine with a processor to spare, on this one."""
-    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """A time that was promised for a machine with a processor to spare, on this one.
+
+    Where the faults happen in their full number it is judged. In CI other tests run beside, so that a time says little:
+    it is printed, and what never happens fails.
+    """
+    return seconds * (max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)) if LONG else 20)
 
 
 def say(host: Host, text: str) -> None:
@@ -101,7 +105,7 @@ def re_create_admin(host: Host, client: Client) -> float:
     """Seconds until the office gets in again."""
     host.docker("rm", "--force", "admin")
     run_admin(host)
-    return within(10, lambda: reached(client, host))
+    return within(limit(10), lambda: reached(client, host))
 
 
 def suite_of(host: Host) -> str:
@@ -136,7 +140,7 @@ def machine(installed: Host, client: Client) -> Host:
     baseline.apply(installed, ADMIN)
     if "admin" not in containers or installed.workload("admin").address() != FIRST:
         re_create_admin(installed, client)
-    within(10, lambda: reached(client, installed))
+    within(limit(10), lambda: reached(client, installed))
     return installed
 
 
@@ -145,8 +149,8 @@ def reached(client: Client, host: Host, port: int = 9000) -> bool:
 
 
 def is_right(host: Host, client: Client) -> None:
-    within(10, lambda: reached(client, host))
-    within(10, lambda: client.connect(host.address(), 8080, source=STRANGER).who == "shop")
+    within(limit(10), lambda: reached(client, host))
+    within(limit(10), lambda: client.connect(host.address(), 8080, source=STRANGER).who == "shop")
     assert client.connect(host.address(), 9000, source=STRANGER).outcome == "timeout"
     assert host.run("iptables -S FORWARD 1").stdout.strip() == "-A FORWARD -j DOCKER-USER"
     within(limit(3), lambda: right(host))
@@ -160,7 +164,7 @@ def live_restore(host: Host) -> t.Iterator[None]:
     """Containers run on while the daemon restarts."""
     baseline.write(host, "/etc/docker/daemon.json", '{"live-restore": true}')
     host.run("systemctl reload docker")
-    within(5, lambda: "true" in host.docker("info", "--format", "{{.LiveRestoreEnabled}}").stdout)
+    within(limit(5), lambda: "true" in host.docker("info", "--format", "{{.LiveRestoreEnabled}}").stdout)
     try:
         yield
     finally:
@@ -180,7 +184,7 @@ def test_networks_are_made_and_the_daemon_restarts_under_running_containers(mach
                     machine.run("docker network prune --force")
             for _restart in range(times(1, 10)):
                 machine.restart_docker()
-            within(5, lambda: reached(client, machine))
+            within(limit(5), lambda: reached(client, machine))
             time.sleep(0.3)
         assert machine.run(pid).stdout == before
     say(machine, f"networks and restarts: {storm.forbidden.accepted} of {storm.forbidden.attempts} accepted")
@@ -236,14 +240,15 @@ def test_container_is_re_created_at_another_address(machine: Host, client: Clien
 
 def follow_up(host: Host, since: float, made: t.Sequence[tuple[str, str]]) -> list[float]:
     """Seconds from each ``network connect`` event to the line that says that the rules are for that address."""
-    joined = {event.container: event.at for event in baseline.events(host, since) if event.what == "network connect"}
+    happened = {(event.what, event.container): event.at for event in baseline.events(host, since)}
     lines = [line for line in journal(host, since) if "policy admin-ui" in line.text]
     delays = []
     for container, address in made:
-        at = joined[container]
-        said = [line.at for line in lines if line.at > at and address in baseline.addresses_in(line.text)]
+        # Whoever looks between the joining and Docker's word of it knows before.
+        created, joined = happened["container create", container], happened["network connect", container]
+        said = [line.at for line in lines if line.at > created and address in baseline.addresses_in(line.text)]
         if said:
-            delays.append(said[0] - at)
+            delays.append(max(0.0, said[0] - joined))
     return delays
 
 
@@ -438,7 +443,7 @@ def test_follower_is_killed_at_any_moment(machine: Host, client: Client) -> None
             time.sleep(random.uniform(0.1, 1.0))
             before = main_pid(machine)
             machine.run(f"kill -KILL {before}")
-            took.append(within(20, lambda old=before: main_pid(machine) not in ("", old)))  # type: ignore[misc]
+            took.append(within(limit(20), lambda old=before: main_pid(machine) not in ("", old)))  # type: ignore[misc]
         time.sleep(0.5)
     forms: collections.Counter[str] = collections.Counter()
     admin = [rule for rule in chain(machine) if "quaywall:admin-ui" in rule]
@@ -716,14 +721,14 @@ def test_another_tool_reloads_its_rules(machine: Host, client: Client) -> None:
     firewalld keep to their own rules.
     """
     with TOOLS[suite_of(machine)](machine) as command:
-        within(5, lambda: reached(client, machine))
+        within(limit(5), lambda: reached(client, machine))
         within(limit(3), lambda: right(machine))
         before = ours(machine)
         took = []
         with siege(client, machine) as storm:
             for _reload in range(times(2, 20)):
                 machine.run(command)
-                took.append(within(5, lambda: ours(machine) == before))
+                took.append(within(limit(5), lambda: ours(machine) == before))
                 time.sleep(0.7)
         assert storm.forbidden.attempts > 50
         assert storm.forbidden.accepted == 0

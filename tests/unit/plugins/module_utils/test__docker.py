@@ -12,8 +12,8 @@ import typing as t
 
 import pytest
 
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerGone, DockerSilent
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
+from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker, DockerSilent
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Container, DockerError, DockerGone
 
 
 class ApiError(Exception):
@@ -128,6 +128,9 @@ def test_what_the_follower_asks(engine: t.Callable[[t.Any], Docker]) -> None:
     for ask in (docker.network_endpoints, docker.inspect):
         with pytest.raises(DockerGone):
             ask("x" * 64)
+    removed = Container("web", "x" * 64, True, "app", {}, {}, {}, ())
+    with pytest.raises(DockerGone, match=r"^Container web was removed while it was looked up: run again\.$"):
+        docker.bindings(removed)
     client.error = ApiError()
     for ask in (docker.network_endpoints, docker.inspect):
         with pytest.raises(DockerError) as caught:

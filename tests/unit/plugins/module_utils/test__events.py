@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import DockerGone
 from ansible_collections.quaywall.docker.plugins.module_utils._events import (
     Connected,
     Event,
@@ -31,7 +30,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._events import (
     Watcher,
     parse_event,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, Inspection
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerGone, Inspection
 
 ID = "a" * 64
 NETWORK = "b" * 64

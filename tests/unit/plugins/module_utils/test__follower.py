@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _follower
-from ansible_collections.quaywall.docker.plugins.module_utils._docker import DockerGone
 from ansible_collections.quaywall.docker.plugins.module_utils._events import (
     Connected,
     Event,
@@ -45,6 +44,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Binding,
     Container,
     DockerError,
+    DockerGone,
     Inspection,
     Inventory,
     Network,

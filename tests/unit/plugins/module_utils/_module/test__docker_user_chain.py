@@ -20,6 +20,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._binding import Bi
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     DockerError,
+    DockerGone,
     DockerSdkMissing,
     Inventory,
 )
@@ -642,6 +643,28 @@ def test_docker_proxy_keeps_to_what_docker_user_rule_changed(site: Site) -> None
     site.chain(guard=False)
     site.docker = DockerError("Docker does not answer.")
     assert site.rule(**PORT).changed
+
+
+class Removing(FakeDocker):
+    """An engine that removes ``admin`` between the list of containers and a question about it."""
+
+    def bindings(self, container: t.Any) -> t.Any:
+        if container.name == "admin":
+            raise DockerGone("Container admin was removed while it was looked up: run again.")
+        return super().bindings(container)
+
+
+def test_a_container_that_goes_meanwhile_is_no_fault_but_of_its_own_policy(site: Site) -> None:
+    """docker-proxy's rules ask for every container, and somewhere one always goes."""
+    site.docker = Removing(INVENTORY, PUBLISHED)
+    network = {"name": "all", "network": "bridge", "source": ["203.0.113.7"], "action": "accept"}
+    address = {"name": "one", "destination": "172.17.0.10", "action": "drop"}
+    for policy in (PORT, network, address):
+        assert site.chain(policy, store=True, default="drop").changed
+        assert site.rule(**{**policy, "source": ["203.0.113.8/32"]}).changed
+    found = site.chain(ADMIN)
+    assert found.failed
+    assert found.message == "Container admin was removed while it was looked up: run again."
 
 
 def test_a_guard_that_somebody_spoilt_is_made_right(site: Site) -> None:
