@@ -15,7 +15,13 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._passage import names_port
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import Endpoint, Published, is_dockers
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    DEFAULT_CHAIN,
+    DENYING,
+    GUARD_COMMENT,
+    is_default,
+    mark_of,
+)
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     Intervals,
     covers,
@@ -552,9 +558,20 @@ class _Words:
             where += " of the %s iptables" % decided.variant
         if not decided.position:
             return "the policy of %s" % where
-        mark = mark_of(_rule(decided.rule, decided.family))
-        policy = ", policy %s," % mark.policy if mark is not None and mark.policy else ""
-        return "rule %d of %s%s" % (decided.position, where, policy)
+        return "rule %d of %s%s" % (decided.position, where, self._ours(decided))
+
+    @staticmethod
+    def _ours(decided: Decided) -> str:
+        """Which part of this collection's own rules it is; nothing for others."""
+        rule = _rule(decided.rule, decided.family)
+        mark = mark_of(rule)
+        if mark is not None and mark.policy:
+            return ", policy %s," % mark.policy
+        return ", the policies' guard," if rule.comment == GUARD_COMMENT else ""
+
+    @staticmethod
+    def _is_default(decided: Decided) -> bool:
+        return decided.chain == DEFAULT_CHAIN or is_default(_rule(decided.rule, decided.family))
 
     def _blocked(self) -> str:
         end = self._end
@@ -566,6 +583,8 @@ class _Words:
         what = "its answer" if end.reply else "it"
         verb = "rejects" if " -j REJECT" in " " + end.decided.rule else "drops"
         text = "%s %s %s" % (self._rule(end.decided), verb, what)
+        if self._is_default(end.decided):
+            text = "no policy lets it in, so " + text
         if self._endpoint is None:
             return text
         if end.decided.family != self._target.family or end.proxied:
@@ -627,9 +646,12 @@ class _Words:
                 "unserved": "publish the port, or ask for the one that is published" if not self._offer() else "",
                 "forwarding": "switch forwarding on",
             }.get(end.kind, "")
-        mark = mark_of(_rule(decided.rule, decided.family)) if decided.position else None
+        rule = _rule(decided.rule, decided.family)
+        mark = mark_of(rule)
         if mark is not None and mark.policy:
             return "to let it in, change the policy %s" % mark.policy
+        if rule.comment == GUARD_COMMENT:
+            return "to let it in, change the policies: the guard stops what they deny where DOCKER-USER does not"
         if end.reply:
             return "let answers pass first: the module docker_user_chain puts ESTABLISHED,RELATED above all else"
         if decided.table == "raw" and self._endpoint is not None:
@@ -644,10 +666,11 @@ class _Words:
                 return "publish the container's port to let it in"
             return ""
         if self._endpoint is not None and decided.chain not in ("INPUT", "OUTPUT"):
+            verb, end_words = ("add", "") if self._is_default(decided) else ("put", " in place of that rule")
             return (
-                "to let it in, put a policy for the container in place of that rule: docker_user_rule with container: "
-                "%s, destination_port: [%d], source: [%s], action: accept"
-                % (self._endpoint.container.name, end.port, self._question.source)
+                "to let it in, %s a policy for the container%s: docker_user_rule with container: %s, "
+                "destination_port: [%d], source: [%s], action: accept"
+                % (verb, end_words, self._endpoint.container.name, end.port, self._question.source)
             )
         return "to let it in, change that rule"
 

@@ -660,11 +660,11 @@ class Tracer:
     def _program(self, variant: Family, table: str, looped: bool = False) -> Program:
         if looped:
             # A packet that has a connection keeps it: NOTRACK does nothing then.
-            return variant.program(table)
+            return variant.program(table, marked=True)
         key = (variant.name, variant.variant, table)
         program = self._programs.get(key)
         if program is None:
-            program = variant.program(table)
+            program = variant.program(table, marked=True)
             if table == "raw":
                 chains, changed = _with_notrack(program.chains)
                 if changed:

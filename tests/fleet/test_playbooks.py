@@ -90,6 +90,7 @@ def test_everybody_gets_an_answer(audit: tuple[Run, pathlib.Path]) -> None:
     assert "/opt/python-that-is-not-there" in lines[NO_PYTHON]
     assert "is not running" in lines[UNREACHABLE]
     assert "1 critical" in lines[OUTAGE[0]]
+    assert run.message("Say where the reports are").endswith("/quaywall-report.")
 
 
 def test_old_python(fleet: Fleet, audit: tuple[Run, pathlib.Path]) -> None:
@@ -192,6 +193,7 @@ def test_folders_that_cannot_be_written(fleet: Fleet, place: pathlib.Path) -> No
     run = fleet.play("audit", where=place, hosts="bookworm-1,bookworm-2,bookworm-4", **folders)
     assert run.rc == 2
     assert "1 critical" in "\n".join(run.message("Say what was found on each host"))
+    assert "CRITICAL: port_only_deny" in "\n".join(run.message("Show the findings", OUTAGE[0]))
     said = run.message("See that the reports and the snapshots are written", "bookworm-1")
     assert "file/reports" in said
     assert "file/kept" in said

@@ -303,7 +303,7 @@ class Family:
         self.name = family
         self.variant = variant or docker_variant(survey.snapshot, family)
         self.dump: t.Optional[Dump] = survey.snapshot.dumps.get((family, self.variant))
-        self._programs: t.Dict[str, Program] = {}
+        self._programs: t.Dict[t.Tuple[str, bool], Program] = {}
         self._walks: t.Dict[_Walked, t.List[Outcome]] = {}
         self._brief: t.Dict[_Walked, t.List[Outcome]] = {}
 
@@ -719,9 +719,13 @@ class Family:
 
     # Walks
 
-    def program(self, table: str = "filter") -> Program:
-        """The chains of a table, ready to be walked."""
-        if table not in self._programs:
+    def program(self, table: str = "filter", marked: bool = False) -> Program:
+        """The chains of a table, ready to be walked.
+
+        :param marked: for walks that go on to POSTROUTING with the packet's mark: the guard's own drop is there.
+        """
+        marked = marked and table == "mangle"
+        if (table, marked) not in self._programs:
             snapshot = self.survey.snapshot
             misprinted: t.List[str] = []
             if snapshot.nft is not None and self.variant == "nft":
@@ -729,9 +733,9 @@ class Family:
                     chain for name, chain in snapshot.nft.misprinted.get(self.name, frozenset()) if name == table
                 ]
             chains = self.table(table).chains
-            effective = _with_guard(chains) if table == "mangle" else chains
-            self._programs[table] = Program(effective, self.name, self._sets, misprinted)
-        return self._programs[table]
+            effective = _with_guard(chains) if table == "mangle" and not marked else chains
+            self._programs[table, marked] = Program(effective, self.name, self._sets, misprinted)
+        return self._programs[table, marked]
 
     @functools.cached_property
     def _sets(self) -> t.Dict[str, Intervals]:

@@ -24,6 +24,7 @@ from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     large,
     probes,
     with_rules,
+    without_rules,
 )
 
 CLIENT, CLIENT6, OWN = "198.51.100.7", "2001:db8::7", "203.0.113.1"
@@ -147,6 +148,53 @@ def test_a_container_by_name_is_asked_for_by_the_port_that_it_publishes() -> Non
     answer = asked(two_apps(), CLIENT, "web-a", 8080)
     assert "forwards port 9000 to web-a" in answer.sentence
     assert asked(two_apps(), "web-b", "web-a", 8080).steps[0].text.startswith("tcp from web-b to 172.17.0.2:8080")
+
+
+_MARKED = '-m comment --comment "quaywall: guard" -j '
+_ADMIN = '-m comment --comment "quaywall:admin" '
+_PORT = "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 9000 --ctdir ORIGINAL "
+#: What docker_user_chain leaves on a host with default: drop.
+_GUARD = (
+    "-N QUAYWALL-DENY",
+    "-N QUAYWALL-GUARD",
+    "-A FORWARD %sQUAYWALL-GUARD" % _MARKED,
+    "-A POSTROUTING -m mark --mark 0x51574744 %sDROP" % _MARKED,
+    "-A QUAYWALL-DENY -j MARK --set-xmark 0x51574744/0xffffffff",
+    "-A QUAYWALL-GUARD %s%s-g QUAYWALL-DENY" % (_PORT, _ADMIN),
+    "-A QUAYWALL-GUARD -i docker0 -j RETURN",
+    "-A QUAYWALL-GUARD -o docker0 -g QUAYWALL-DENY",
+)
+
+
+@pytest.mark.parametrize("jump", [True, False])
+def test_what_our_own_rules_do_is_told_by_the_policy(jump: bool) -> None:
+    """In the guard's moments POSTROUTING drops; else DOCKER-USER does it before, and says more."""
+    ours = (_PORT + _ADMIN + "-j DROP", '-m comment --comment "quaywall: default drop" -j QUAYWALL-DEFAULT')
+    document = host("26.1", [Box("admin", "9000:80"), Box("db", "5432:80")], docker_user=ours)
+    default = (
+        "-N QUAYWALL-DEFAULT",
+        "-A QUAYWALL-DEFAULT -i docker0 -j RETURN",
+        "-A QUAYWALL-DEFAULT -o docker0 -j DROP",
+    )
+    document = with_rules(document, IPV4, "filter", default)
+    document = with_rules(document, IPV4, "mangle", _GUARD)
+    if not jump:
+        document = without_rules(document, IPV4, lambda rule: rule == "-A FORWARD -j DOCKER-USER", "filter")
+    admin, db = asked(document, CLIENT, OWN, 9000), asked(document, CLIENT, OWN, 5432)
+    assert {admin.verdict, db.verdict} == {"blocked"}
+    if jump:
+        assert admin.sentence.startswith("Blocked: rule 1 of DOCKER-USER, policy admin, drops it on the way to admin")
+        assert admin.advice == "to let it in, change the policy admin"
+        assert db.sentence.startswith(
+            "Blocked: no policy lets it in, so rule 2 of QUAYWALL-DEFAULT drops it on the way to db (172.17.0.3:80)"
+        )
+        assert db.advice.startswith(
+            "to let it in, add a policy for the container: docker_user_rule with container: db,"
+        )
+    else:
+        for answer in (admin, db):
+            assert "rule 1 of POSTROUTING (table mangle), the policies' guard, drops it on" in answer.sentence
+            assert answer.advice.startswith("to let it in, change the policies")
 
 
 def test_a_drop_in_input_that_nobody_reads() -> None:
