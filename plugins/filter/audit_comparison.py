@@ -15,7 +15,9 @@ description:
   - Findings are the same if their RV(quaywall.docker.docker_fw_audit#module:findings[].id) is.
   - A rule that stands for another has findings with ids of their own. What is new is therefore worse only if it touches
     a published port of a container that no finding of the same check, of the same IP version, and at least as severe,
-    touched before.
+    touched before. The checks V(ipv6_gap), V(proxy_bypass) and V(direct_routing) find a port that is closed in one way and
+    open in another, and nothing where it is open in both. What they find newly is therefore no worse either if the port
+    had a finding of any check that was at least as severe.
 positional: after
 options:
   _input:
@@ -94,6 +96,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
 Finding = t.Mapping[str, t.Any]
 
 
+#: Checks for a port that is closed in one way and open in another: of one that was open in both they say nothing, so that
+#: a rule which closes the one makes nothing worse.
+ANOTHER_WAY = ("ipv6_gap", "proxy_bypass", "direct_routing")
+
+
 def audit_comparison(before: t.Any, after: t.Any, worse_from: str = "high") -> t.Dict[str, t.Any]:
     """The filter."""
     if worse_from not in SEVERITIES:
@@ -134,7 +141,10 @@ def _is_more(finding: Finding, old: t.Iterable[Finding]) -> bool:
     known = {
         place
         for item in old
-        if (item["check"], item["family"]) == (finding["check"], finding["family"]) and _rank(item) >= _rank(finding)
+        if _rank(item) >= _rank(finding)
+        and (
+            finding["check"] in ANOTHER_WAY or (item["check"], item["family"]) == (finding["check"], finding["family"])
+        )
         for place in _touched(item)
     }
     return not touched or not touched <= known

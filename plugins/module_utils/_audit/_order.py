@@ -575,7 +575,8 @@ def _unreachable(family: Family, dead: Dead, twins: _Twins) -> t.Optional[Findin
         message += " If it is to decide, it has to stand before %s." % before
         text = "Delete it: nothing changes. If it is to decide, write it before %s instead." % before
     else:
-        text = "Delete it: nothing changes, as %s do the same." % takers
+        verb = "does" if len(dead.takers) == 1 else "do"
+        text = "Delete it: nothing changes, as %s %s the same." % (takers, verb)
     return Finding(
         "unreachable_rule",
         MEDIUM,

@@ -72,6 +72,15 @@ def test_severity(severity: str, worse_from: str, worse: bool) -> None:
         (finding("1", "a", severity="high"), finding("2", "a"), True),
         (finding("1", "a", check="broad_deny"), finding("2", "a"), True),
         (finding("1", "a", family="ipv6"), finding("2", "a"), True),
+        # Closed in one way now: in the other it was open before as well.
+        (finding("1", "a", severity="high"), finding("2", "a", check="proxy_bypass", severity="high"), False),
+        (
+            finding("1", "a", severity="high"),
+            finding("2", "a", check="ipv6_gap", family="ipv6", severity="high"),
+            False,
+        ),
+        (finding("1", "a", severity="info"), finding("2", "a", check="proxy_bypass", severity="high"), True),
+        (finding("1", "b", severity="high"), finding("2", "a", check="direct_routing", severity="high"), True),
         # It is about no container: nobody can tell.
         (finding("1"), finding("2"), True),
     ],
