@@ -286,6 +286,7 @@ class Bench:
         times = fleet.measure(self.host, self.size.chains)
         job, peer = f"audit of {fleet.HOSTS} hosts, {fleet.FORKS} forks", "play with a ping"
         self.rows.append(Row(f"{job}: play", peer, times["audit"], times["ping"], 1.5))
+        self.rows.append(Row(f"{job}: only asking Docker through its SDK", peer, times["sdk"], times["ping"]))
         self.rows.append(Row(f"{job}: playbook with reports", peer, times["playbook"], times["ping"]))
 
     def big_audits(self) -> None:

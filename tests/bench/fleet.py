@@ -23,13 +23,27 @@ HOSTS: t.Final = 50
 FORKS: t.Final = 10
 
 _REPOSITORY: t.Final = pathlib.Path(__file__).resolve().parents[2]
-_PLAYS: t.Final = {"ping": "ansible.builtin.ping", "audit": "quaywall.docker.docker_fw_audit"}
+_PLAYS: t.Final = {"ping": "ansible.builtin.ping", "sdk": "only_ask_docker", "audit": "quaywall.docker.docker_fw_audit"}
+
+_ONLY_ASK_DOCKER: t.Final = """\
+import sys
+
+from ansible.module_utils.basic import AnsibleModule
+
+sys.modules["paramiko"] = None  # as the audit does it: most of what the SDK imports is for ssh
+import docker
+
+module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+module.exit_json(changed=False, containers=len(docker.APIClient(version="auto").containers(all=True)))
+"""
+"""The least that a module does which asks Docker through its SDK."""
 
 
 def measure(host: Host, repetitions: int) -> dict[str, list[float]]:
     """The seconds of whole runs of ``ansible-playbook``, taken in turn, pipelining on.
 
-    :returns: C(ping) and C(audit) are a play of one task each; C(playbook) is quaywall.docker.audit with all reports.
+    :returns: C(ping), C(sdk) (a module that counts the containers) and C(audit) are a play of one task each;
+        C(playbook) is quaywall.docker.audit with all reports.
     """
     with tempfile.TemporaryDirectory(prefix="quaywall-bench-") as folder:
         place = pathlib.Path(folder)
@@ -42,6 +56,8 @@ def measure(host: Host, repetitions: int) -> dict[str, list[float]]:
         inventory = {"all": {"hosts": {f"node{number:02d}": variables for number in range(HOSTS)}}}
         (place / "inventory.json").write_text(json.dumps(inventory), encoding="utf-8")
         (place / "ansible.cfg").write_text(f"[defaults]\nforks = {FORKS}\n[connection]\npipelining = True\n")
+        (place / "library").mkdir()
+        (place / "library" / "only_ask_docker.py").write_text(_ONLY_ASK_DOCKER, encoding="utf-8")
         playbooks = {"playbook": "quaywall.docker.audit"}
         for name, module in _PLAYS.items():
             play = {"hosts": "all", "gather_facts": False, "tasks": [{"name": name, module: {}}]}

@@ -13,6 +13,7 @@ import os
 import re
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _iptables
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
@@ -20,7 +21,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
     Inventory,
     Network,
 )
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel, Refused
+
+if t.TYPE_CHECKING:
+    import pytest
 
 DOCKER_29 = {
     "INPUT": [],
@@ -268,3 +273,23 @@ INVENTORY = Inventory(
     (one("admin", BRIDGE, "172.17.0.10"), one("dual", DUAL, "172.31.0.2", "fd00:31::2")),
     {"bridge": BRIDGE, "dual": DUAL},
 )
+
+
+ADMIN = {
+    "name": "admin-ui",
+    "container": "admin",
+    "destination_port": ["8080"],
+    "source": ["203.0.113.10/32"],
+    "action": "accept",
+}
+ESTABLISHED = '-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT'
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
+    """Have a test see nothing of this machine: neither its user, its legacy tables, its locks nor its clock."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for family, name in ((IPV4, "ip_tables_names"), (IPV6, "ip6_tables_names")):
+        (tmp_path / name).write_text("")
+        monkeypatch.setitem(_iptables._NAMES_FILES, family, str(tmp_path / name))
+    monkeypatch.setattr(_iptables, "XTABLES_LOCK", str(tmp_path / "xtables.lock"))
+    monkeypatch.setattr(_iptables.time, "sleep", lambda seconds: None)

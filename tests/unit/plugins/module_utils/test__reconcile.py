@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.quaywall.docker.plugins.module_utils import _iptables
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
@@ -25,29 +24,23 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall, FirewallError
 from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Outcome, Reconciler
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store, StoreError
 from ansible_collections.quaywall.docker.tests.unit.memory import (
+    ADMIN,
     BRIDGE,
     DOCKER_29,
     DUAL,
+    ESTABLISHED,
     INVENTORY,
     FakeDocker,
     Host,
+    isolate,
     one,
 )
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel
 
-ADMIN = {
-    "name": "admin-ui",
-    "container": "admin",
-    "destination_port": ["8080"],
-    "source": ["203.0.113.10/32"],
-    "action": "accept",
-}
 PORT = {"name": "metrics", "published_port": "9100", "action": "drop"}
 NO_DOCKER: t.Dict[str, t.List[str]] = {"INPUT": [], "FORWARD": [], "OUTPUT": []}
-ESTABLISHED = '-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT'
 ADMIN_RULES = [
     (
         "-s 203.0.113.10/32 -d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080 "
@@ -63,11 +56,7 @@ PORT_RULE = (
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
-    for family, name in ((IPV4, "ip_tables_names"), (IPV6, "ip6_tables_names")):
-        (tmp_path / name).write_text("")
-        monkeypatch.setitem(_iptables._NAMES_FILES, family, str(tmp_path / name))
-    monkeypatch.setattr(_iptables, "XTABLES_LOCK", str(tmp_path / "xtables.lock"))
-    monkeypatch.setattr(_iptables.time, "sleep", lambda seconds: None)
+    isolate(monkeypatch, tmp_path)
 
 
 class Site:

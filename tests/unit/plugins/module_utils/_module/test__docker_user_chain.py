@@ -15,7 +15,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
-from ansible_collections.quaywall.docker.plugins.module_utils import _ipset, _iptables
+from ansible_collections.quaywall.docker.plugins.module_utils import _ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._binding import Binding
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
@@ -30,32 +30,27 @@ from ansible_collections.quaywall.docker.plugins.module_utils._module import doc
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import Host as ModuleHost
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import make_host
 from ansible_collections.quaywall.docker.plugins.module_utils._reconcile import Outcome, Reconciler
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
 from ansible_collections.quaywall.docker.tests.unit.memory import (
+    ADMIN,
     BRIDGE,
     DOCKER_29,
+    ESTABLISHED,
     INVENTORY,
     MANGLE,
     FakeDocker,
     Host,
     MemorySet,
+    isolate,
     one,
 )
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel
 
-ADMIN = {
-    "name": "admin-ui",
-    "container": "admin",
-    "destination_port": ["8080"],
-    "source": ["203.0.113.10/32"],
-    "action": "accept",
-}
 PORT = {"name": "metrics", "published_port": "9100", "source": ["198.51.100.0/24"], "action": "accept"}
 PUBLISHED = (Binding("tcp", 8080, 9100, "", True),)
 DUAL = {"name": "dual", "container": "dual", "protocol": "all", "action": "reject"}
 
-ESTABLISHED = '-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT'
 RETURN = "-j RETURN"
 ADMIN_HEAD = "-d 172.17.0.10/32 ! -i docker0 -p tcp -m tcp --dport 8080"
 ADMIN_ALLOW = '-s 203.0.113.10/32 %s -m comment --comment "quaywall:admin-ui"' % ADMIN_HEAD
@@ -90,13 +85,7 @@ BAN, OPEN = "-s 203.0.113.66/32 -j DROP", "-s 10.9.0.0/16 -j ACCEPT"
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
-    """Nothing of this machine: neither its user, its legacy tables, its locks nor its clock."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for family, name in ((IPV4, "ip_tables_names"), (IPV6, "ip6_tables_names")):
-        (tmp_path / name).write_text("")
-        monkeypatch.setitem(_iptables._NAMES_FILES, family, str(tmp_path / name))
-    monkeypatch.setattr(_iptables, "XTABLES_LOCK", str(tmp_path / "xtables.lock"))
-    monkeypatch.setattr(_iptables.time, "sleep", lambda seconds: None)
+    isolate(monkeypatch, tmp_path)
     monkeypatch.setattr(_ipset, "RELEASE_WAIT", 0.0)
 
 

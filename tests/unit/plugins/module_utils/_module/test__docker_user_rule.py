@@ -23,27 +23,22 @@ from ansible_collections.quaywall.docker.plugins.module_utils._inventory import 
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import TRIES, Firewall
 from ansible_collections.quaywall.docker.plugins.module_utils._module import docker_user_rule
-from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
+from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Store
 from ansible_collections.quaywall.docker.tests.unit.memory import (
+    ADMIN,
     BRIDGE,
     DOCKER_29,
+    ESTABLISHED,
     INVENTORY,
     FakeDocker,
     Host,
+    isolate,
     one,
 )
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel, Refused
 
-ADMIN = {
-    "name": "admin-ui",
-    "container": "admin",
-    "destination_port": ["8080"],
-    "source": ["203.0.113.10/32"],
-    "action": "accept",
-}
 DUAL_UI = {**ADMIN, "container": "dual", "source": ["203.0.113.10", "2001:db8::1"]}
-ESTABLISHED = '-m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment "quaywall: established" -j ACCEPT'
 DESIGN = [
     ESTABLISHED,
     (
@@ -57,13 +52,7 @@ DESIGN = [
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: t.Any) -> None:
-    """Nothing of this machine: neither its user, its legacy tables, its locks nor its clock."""
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for family, name in ((IPV4, "ip_tables_names"), (IPV6, "ip6_tables_names")):
-        (tmp_path / name).write_text("")
-        monkeypatch.setitem(_iptables._NAMES_FILES, family, str(tmp_path / name))
-    monkeypatch.setattr(_iptables, "XTABLES_LOCK", str(tmp_path / "xtables.lock"))
-    monkeypatch.setattr(_iptables.time, "sleep", lambda seconds: None)
+    isolate(monkeypatch, tmp_path)
 
 
 class Answer(t.NamedTuple):
