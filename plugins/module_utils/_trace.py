@@ -574,7 +574,7 @@ class Tracer:
                 passed += self._table(packet, hook, table, ends)
             packets = passed
             if table == "raw":
-                seen = [self._tracked(packet) for packet in passed]
+                seen = [each for packet in passed for each in self._tracked(packet)]
                 packets = [packet for packet in seen if not self._foreign(packet, ends)]
             if table == "nat" and hook == "OUTPUT":
                 packets = [packet for packet in packets if not self._stuck(packet, ends)]
@@ -614,20 +614,38 @@ class Tracer:
         self._end(packet.told("routing", text % leaving), ends, "martian")
         return True
 
-    def _tracked(self, packet: _Packet) -> _Packet:
-        """What conntrack does: a packet that a rule of the table raw did not want tracked has no connection."""
-        untracked = packet.mark is not None and bool(packet.mark & _NOTRACK)
-        if packet.mark is None:
-            packet = packet.hanging(("whether the connection is tracked",))
-        elif untracked:
-            packet = packet._replace(mark=packet.mark & ~_NOTRACK)
-        if untracked:
-            return packet._replace(tracked=False, states=frozenset(("UNTRACKED",)))
+    def _tracked(self, packet: _Packet) -> t.List[_Packet]:
+        """What conntrack does: a packet that a rule of the table raw did not want tracked has no connection.
+
+        Both ways, where nobody knows whether the rule matches.
+        """
+        if packet.mark is None and not packet.looped and self._has_notrack(packet.family):
+            either = packet.hanging(("whether the connection is tracked",))
+            return [self._with_connection(either), self._without_connection(either)]
+        if packet.mark is not None and packet.mark & _NOTRACK:
+            return [self._without_connection(packet._replace(mark=packet.mark & ~_NOTRACK))]
+        return [self._with_connection(packet)]
+
+    @staticmethod
+    def _with_connection(packet: _Packet) -> _Packet:
         if packet.reply and not packet.tracked:
             # An answer to what was not tracked is the first packet that conntrack sees.
             word = "INVALID" if packet.protocol == "tcp" else "NEW"
             return packet._replace(states=frozenset((word,)))
         return packet
+
+    @staticmethod
+    def _without_connection(packet: _Packet) -> _Packet:
+        return packet._replace(tracked=False, states=frozenset(("UNTRACKED",)))
+
+    def _has_notrack(self, family: str) -> bool:
+        """True if a rule of the table raw keeps anything from being tracked."""
+        return any(
+            _as_mark(rule) is not rule
+            for variant in self.variants(family)
+            for chain in variant.table("raw").chains.values()
+            for rule in chain.rules
+        )
 
     def _table(self, packet: _Packet, hook: str, table: str, ends: t.List[End]) -> t.List[_Packet]:
         if table == "nat" and (not packet.tracked or packet.reply or (packet.looped and hook == "PREROUTING")):

@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 import pytest
 
+from ansible_collections.quaywall.docker.plugins.module_utils._intervals import of_network
 from ansible_collections.quaywall.docker.plugins.module_utils._reach import Answer, Judge, Question, TraceError, rows
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import from_json
+from ansible_collections.quaywall.docker.plugins.module_utils._trace import CLIENT_PORTS, Start
 from ansible_collections.quaywall.docker.tests.unit.snapshots import (
     IPV4,
     IPV6,
@@ -117,6 +120,21 @@ def test_the_cases_of_real_people(case: str, variant: str) -> None:
             source = "192.0.2.10"
         answer = judge.answer(Question(source, probe["dst"], probe["dport"], probe["proto"], "", probe["sport"] or 0))
         assert (answer.verdict == "delivered") == probe["observed_kernel"].startswith("OPEN"), (probe, answer.sentence)
+
+
+def test_what_is_perhaps_not_tracked_goes_both_ways() -> None:
+    """Found by chance (seeds 401, 74 and 40): without a connection there is no DNAT, and docker-proxy takes the packet."""
+    document = host("28.5", [Box("web", "8080:80")], docker_user=["-j DROP"])
+    perhaps = with_rules(document, IPV4, "raw", ["-A PREROUTING -m limit --limit 5/second -j CT --notrack"])
+    judge = Judge(from_json(perhaps))
+    start = Start(IPV4, of_network(CLIENT), "eth0", False, "eth0")
+    ends = judge.tracer.ends(start, int(ipaddress.ip_address(OWN)), 8080, "tcp", CLIENT_PORTS)
+    assert {(end.kind, end.proxied) for end in ends} == {("denied", False), ("container", True)}
+    assert all(end.reasons == ("whether the connection is tracked",) for end in ends)
+    assert asked(perhaps, CLIENT).verdict == "possible"
+    # A mark that nobody knows has nothing to do with it.
+    marked = with_rules(document, IPV4, "raw", ["-A PREROUTING -m limit --limit 5/second -j MARK --set-mark 0x1"])
+    assert asked(marked, CLIENT).verdict == "blocked"
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
