@@ -95,7 +95,7 @@ kernel: setup ## rules in the kernel's own hands: network namespaces (root)
 .PHONY: hosts
 hosts: setup ## real Docker hosts: engines 20.10, 26.1 and 28.5, restarts and reboots (root)
 	@echo "hosts: packets against real Docker hosts in the test bed, which is set up where it is not"
-	pytest tests/hosts
+	tests/hosts/run
 
 .PHONY: fleet
 fleet: setup ## the playbooks on a fleet of twelve Docker hosts, some of them in a bad way (root)

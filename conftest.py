@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -53,5 +54,9 @@ class _NoSkips:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # ansible-playbook is beside this Python, also where nobody activated its environment.
+    folder = os.path.dirname(sys.executable)
+    if folder not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PATH"))))
     if _skips_fail():
         config.pluginmanager.register(_NoSkips(), "quaywall-no-skips")

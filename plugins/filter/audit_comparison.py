@@ -15,9 +15,9 @@ description:
   - Findings are the same if their RV(quaywall.docker.docker_fw_audit#module:findings[].id) is.
   - A rule that stands for another has findings with ids of their own. What is new is therefore worse only if it touches
     a published port of a container that no finding of the same check, of the same IP version, and at least as severe,
-    touched before. The checks V(ipv6_gap), V(proxy_bypass) and V(direct_routing) find a port that is closed in one way and
-    open in another, and nothing where it is open in both. What they find newly is therefore no worse either if the port
-    had a finding of any check that was at least as severe.
+    touched before. The checks V(ipv6_gap), V(proxy_bypass) and V(direct_routing) find a port that is closed in one way
+    and open in another, and nothing where it is open in both. What they find newly is therefore no worse either if the
+    port had a finding of any check that was at least as severe.
 positional: after
 options:
   _input:
@@ -96,8 +96,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
 Finding = t.Mapping[str, t.Any]
 
 
-#: Checks for a port that is closed in one way and open in another: of one that was open in both they say nothing, so that
-#: a rule which closes the one makes nothing worse.
+#: Checks for a port that is closed in one way and open in another: of one that was open in both they say nothing, so
+#: that a rule which closes the one makes nothing worse.
 ANOTHER_WAY = ("ipv6_gap", "proxy_bypass", "direct_routing")
 
 

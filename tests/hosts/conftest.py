@@ -5,7 +5,9 @@
 """One bed for all tests on real Docker hosts.
 
 ``QUAYWALL_BED`` sets its name, so that two people can test on one machine; ``QUAYWALL_BED_KEEP=1`` leaves it
-running, for a look at what a failing test left and for a quicker next run.
+running, for a look at what a failing test left and for a quicker next run. ``QUAYWALL_HOSTS_PART`` chooses a part of
+the tests, each with a bed of its own (tests/hosts/run): a suite's name for those that run once on a host of each suite,
+``rest`` for the others.
 """
 
 from __future__ import annotations
@@ -18,15 +20,35 @@ import pytest
 
 from testbed import SUITES, Bed, Client, Host, HostSpec
 
-BED = f"{os.environ.get('QUAYWALL_BED') or 'quaywall'}-pytest"
+PART: t.Final = os.environ.get("QUAYWALL_HOSTS_PART") or ""
+BED: t.Final = "-".join(filter(None, (os.environ.get("QUAYWALL_BED") or "quaywall", "pytest", PART)))
+
+_BY_SUITE: t.Final = ("docker_host", "installed")
+"""The fixtures that are a host of one suite after the other."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not PART:
+        return
+    if PART != "rest" and PART not in SUITES:
+        raise pytest.UsageError(f"QUAYWALL_HOSTS_PART is one of {', '.join(SUITES)} and rest, not {PART!r}.")
+    mine = [item for item in items if _part_of(item) == PART]
+    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    items[:] = mine
+
+
+def _part_of(item: pytest.Item) -> str:
+    """The suite, for a test that needs one host of it and nothing else."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return next((str(parameters[name]) for name in _BY_SUITE if name in parameters), "rest")
 
 
 @pytest.fixture(scope="session")
 def bed() -> t.Iterator[Bed]:
-    """A host of each suite and a client."""
+    """A host of each suite, or of the one whose part it is, and a client."""
     bed = Bed(BED)
     try:
-        bed.up(SUITES)
+        bed.up([PART] if PART in SUITES else SUITES)
         yield bed
     finally:
         if os.environ.get("QUAYWALL_BED_KEEP") == "1":

@@ -123,7 +123,7 @@ def test_the_cases_of_real_people(case: str, variant: str) -> None:
 
 
 def test_what_is_perhaps_not_tracked_goes_both_ways() -> None:
-    """Found by chance (seeds 401, 74 and 40): without a connection there is no DNAT, and docker-proxy takes the packet."""
+    """Found by chance (seeds 401, 74, 40): without a connection there is no DNAT, and docker-proxy takes the packet."""
     document = host("28.5", [Box("web", "8080:80")], docker_user=["-j DROP"])
     perhaps = with_rules(document, IPV4, "raw", ["-A PREROUTING -m limit --limit 5/second -j CT --notrack"])
     judge = Judge(from_json(perhaps))
