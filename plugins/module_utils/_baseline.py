@@ -116,7 +116,8 @@ class Wanted(t.NamedTuple):
     ``rules`` are those of all policies by family, in no order; ``sets`` the ipsets that they ask; ``waiting`` says of
     policies without rules what they wait for; ``unanswered`` are those of them that Docker could not be asked about,
     and ``looked_up`` is false if it was not asked at all, or did not answer. ``proxied`` are the policies' rules for
-    what comes in to docker-proxy, ``host_ports`` those of all containers, for the default.
+    what comes in to docker-proxy, ``host_ports`` those of all containers, for the default. ``unproxied`` are policies
+    with rules of which Docker was not asked where docker-proxy serves them.
     """
 
     rules: t.Mapping[str, t.Sequence[Rule]]
@@ -129,6 +130,7 @@ class Wanted(t.NamedTuple):
     looked_up: bool = True
     proxied: t.Mapping[str, t.Sequence[Rule]] = {}
     host_ports: t.Mapping[str, t.Tuple[HostPorts, ...]] = {}
+    unproxied: t.Tuple[Policy, ...] = ()
 
 
 NOTHING = Wanted({}, {}, {}, (), (), {})
@@ -184,6 +186,7 @@ def compile_chain(
     warnings: t.List[str] = []
     waiting: t.Dict[str, str] = {}
     unanswered: t.Set[str] = set()
+    unproxied: t.List[Policy] = []
     for policy in policies:
         if policy.needs_docker and inventory is None and wait:
             unanswered.add(policy.name)
@@ -196,6 +199,8 @@ def compile_chain(
                 raise PolicyError("Policy %s: %s" % (policy.name, error)) from error
             waiting[policy.name] = str(error)
             continue
+        if guard and inventory is None:
+            unproxied.append(policy)
         for family, made in compiled.rules.items():
             rules[family] += made
         for family, made in compiled.proxied.items():
@@ -210,8 +215,8 @@ def compile_chain(
                 raise PolicyError(conflict)
             rules[family], told = _settled(all_of_family)
             warnings += told
-            named = {_otherwise_of(rule) for rule in all_of_family} - {None, *map(_otherwise_of, rules[family])}
-            proxied[family] = [rule for rule in proxied[family] if _otherwise_of(rule) not in named]
+    if settle:
+        proxied = {family: _closed(lines) for family, lines in proxied.items()}
     return Wanted(
         rules,
         sets,
@@ -223,6 +228,7 @@ def compile_chain(
         inventory is not None,
         proxied,
         _host_ports(inventory, bindings) if guard and settings is not None and settings.default == "drop" else {},
+        tuple(unproxied),
     )
 
 
@@ -236,10 +242,30 @@ def _settled(rules: t.Sequence[Rule]) -> t.Tuple[t.List[Rule], t.List[str]]:
     return [rule for rule in rules if id(rule) not in opening], sorted(told.values())
 
 
-def _otherwise_of(rule: Rule) -> t.Optional[str]:
-    """The policy whose everybody else the rule lets in; None for other rules."""
-    mark = mark_of(rule)
-    return mark.policy if mark is not None and mark.section == OTHERWISE and rule.target in ALLOWING else None
+def _closed(lines: t.Sequence[Rule]) -> t.List[Rule]:
+    """The rules for docker-proxy without those that let everybody else in to a port where another policy denies it."""
+    others = [(rule, mark) for rule in lines for mark in [mark_of(rule)] if mark is not None]
+    others = [(rule, mark) for rule, mark in others if mark.section == OTHERWISE]
+    denying = [(rule, mark.policy) for rule, mark in others if rule.target not in ALLOWING]
+    opening = {
+        id(rule)
+        for rule, mark in others
+        if rule.target in ALLOWING and any(policy != mark.policy and _meet(rule, denied) for denied, policy in denying)
+    }
+    return [rule for rule in lines if id(rule) not in opening]
+
+
+def _meet(one: Rule, two: Rule) -> bool:
+    """True if two rules for docker-proxy are about one host port."""
+    addresses = {one.value("destination"), two.value("destination")} - {None}
+    first, second = (_ports(rule) for rule in (one, two))
+    same = one.value("protocol") == two.value("protocol") and len(addresses) < 2
+    return same and first[0] <= second[1] and second[0] <= first[1]
+
+
+def _ports(rule: Rule) -> t.Tuple[int, int]:
+    low, _colon, high = str(rule.value("destination_port")).partition(":")
+    return int(low), int(high or low)
 
 
 def _host_ports(inventory: t.Optional[Inventory], bindings: Bindings) -> t.Dict[str, t.Tuple[HostPorts, ...]]:
@@ -305,7 +331,13 @@ def _proxied(mangle: Table, wanted: Wanted, settings: Settings, family: str) -> 
     """The guard's rules for what comes in to docker-proxy."""
     if not settings.guard:
         return None
-    lines = _in_order([*wanted.proxied.get(family, ()), *kept_proxy_lines(mangle, wanted.unanswered)])
+    found = [*wanted.proxied.get(family, ()), *kept_proxy_lines(mangle, wanted.unanswered)]
+    if wanted.unproxied:
+        from ansible_collections.quaywall.docker.plugins.module_utils._proxy import renewed_lines
+
+        kept = kept_proxy_lines(mangle)
+        found += [rule for policy in wanted.unproxied for rule in renewed_lines(policy, kept, family)]
+    lines = _in_order(found)
     if settings.default == "drop":
         from ansible_collections.quaywall.docker.plugins.module_utils._proxy import default_lines
 
@@ -314,8 +346,8 @@ def _proxied(mangle: Table, wanted: Wanted, settings: Settings, family: str) -> 
         lines += looked_up if wanted.looked_up else kept_proxy_default(mangle)
     # Containers on a network that carries no IPv6 may still reach the host by it.
     bridges = [bridge for known in wanted.bridges.values() for bridge in known]
-    kept = [] if wanted.looked_up else kept_proxy_bridges(mangle)
-    return proxy_rules({*bridges, *kept}, lines)
+    passing = [] if wanted.looked_up else kept_proxy_bridges(mangle)
+    return proxy_rules({*bridges, *passing}, lines)
 
 
 def _check_removable(table: Table, family: str) -> None:

@@ -103,6 +103,8 @@ class Docker:
         self._socket = socket or _socket()
         docker = load_sdk()
         self._errors = docker.errors
+        #: Answers about containers by their IDs: in one run each is asked about once.
+        self._bindings: t.Dict[str, t.Union[t.Tuple[Binding, ...], DockerError]] = {}
         with self._answers("GET /version"):
             self._client = docker.APIClient(base_url=self._socket, version="auto", timeout=timeout)
 
@@ -197,11 +199,21 @@ class Docker:
         :raises DockerGone: there is no such container (any more).
         :raises DockerError: the engine does not answer.
         """
+        known = self._bindings.get(container.id)
+        if known is None:
+            known = self._bindings[container.id] = self._ask_bindings(container)
+        if isinstance(known, DockerError):
+            raise known
+        return known
+
+    def _ask_bindings(self, container: Container) -> t.Union[t.Tuple[Binding, ...], DockerError]:
         try:
             with self._finds(), self._answers("GET /containers/%s/json" % container.id[:12]):
                 return parse_bindings(self._client.inspect_container(container.id))
-        except DockerGone as error:
-            raise DockerGone("Container %s was removed while it was looked up: run again." % container.name) from error
+        except DockerGone:
+            return DockerGone("Container %s was removed while it was looked up: run again." % container.name)
+        except DockerError as error:
+            return error
 
 
 def _reason(error: BaseException) -> str:

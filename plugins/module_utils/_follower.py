@@ -257,7 +257,8 @@ class Known:
             try:
                 self._learn(self.docker.inspect(container.id))
             except DockerError as error:
-                # One that cannot be inspected must not keep the others from being guarded.
+                # One that cannot be inspected must not keep the others from being guarded, nor each run waiting.
+                self._asked.add(container.id)
                 self._in_trouble(container.id, str(error))
         return self._fixed.get(container.id, ())
 

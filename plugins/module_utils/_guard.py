@@ -151,12 +151,14 @@ def own_guard(table: Table, wanted: t.Optional[t.Sequence[Rule]], family: str) -
 
 
 def proxy_rules(bridges: t.Iterable[str], lines: t.Sequence[Rule]) -> t.Optional[t.List[Rule]]:
-    """The guard's rules for what comes in to docker-proxy; None if they would stop nobody.
+    """The guard's rules for what comes in to docker-proxy; None if there are none.
+
+    Also where they stop nobody: docker_user_rule adds the denies of one policy, and knows no other's lines but these.
 
     :param bridges: the interfaces of Docker's networks: containers reach a published port by docker-proxy as a rule.
     :param lines: the rules of all policies and of the default, in their order.
     """
-    if not any(rule.target == "DROP" for rule in lines):
+    if not lines:
         return None
     passing = ["lo", *sorted(bridges)]
     inside = [Rule((field("in_interface", name), field("jump", "RETURN"))) for name in passing]
@@ -185,26 +187,32 @@ def own_proxy(table: Table, wanted: t.Optional[t.Sequence[Rule]], family: str) -
     return own_chain(table._replace(name=MANGLE), PROXY_CHAIN, wanted, family, [(INPUT, _INPUT_HOOK)])
 
 
+def proxy_lines_beside(mangle: Table, name: str, proxied: t.Sequence[Rule]) -> t.List[Rule]:
+    """The rules of all policies and of the default for docker-proxy, with these of one policy among them.
+
+    :param name: the policy's.
+    """
+    others = kept_proxy_lines(mangle)
+    others = [rule for rule in others for mark in [mark_of(rule)] if mark is None or mark.policy != name]
+    return [*with_policy(None, "", [*others, *proxied]), *kept_proxy_default(mangle)]
+
+
 def own_chains_beside(
     table: Table,
     mangle: Table,
     block: t.Sequence[Rule],
     family: str,
-    name: str,
-    proxied: t.Optional[t.Sequence[Rule]],
+    lines: t.Sequence[Rule],
+    bridges: t.Optional[t.Iterable[str]] = None,
 ) -> t.List[OwnChain]:
     """For a change of one policy: the guard, where there is one, repeats what the block denies then.
 
-    :param name: the policy's.
-    :param proxied: its rules for docker-proxy; None where they were not looked up, and stay as they are.
+    :param lines: all rules for docker-proxy then.
+    :param bridges: those of Docker's networks; None where they were not looked up, and stay as they are.
     """
     chain = table.chains.get(DEFAULT_CHAIN)
     default = chain.rules if chain is not None and any(is_default(rule) for rule in block) else ()
     own = own_guard(mangle, guard_rules(block, default) if block else None, family)
-    others = kept_proxy_lines(mangle)
-    if proxied is not None:
-        others = [rule for rule in others for mark in [mark_of(rule)] if mark is None or mark.policy != name]
-        others = with_policy(None, "", [*others, *proxied])
-    lines = [*others, *kept_proxy_default(mangle)]
-    bridges = kept_proxy_bridges(mangle)
+    if bridges is None:
+        bridges = kept_proxy_bridges(mangle)
     return [made for made in (*own, own_proxy(mangle, proxy_rules(bridges, lines), family)) if made.changes]

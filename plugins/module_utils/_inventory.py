@@ -13,6 +13,7 @@ C(GET /containers/<id>/json).
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils import _binding
@@ -242,7 +243,7 @@ def parse_container(item: Json) -> Container:
                     str(port.get("Type") or "tcp"),
                     int(port["PrivatePort"]),
                     int(port["PublicPort"]),
-                    str(port.get("IP") or ""),
+                    _host_address(port.get("IP")),
                     False,
                 )
             )
@@ -306,6 +307,14 @@ def parse_inventory(containers: t.Iterable[Json], networks: t.Iterable[Json]) ->
     return Inventory(tuple(parse_container(item) for item in containers), found)
 
 
+def _host_address(given: t.Any) -> str:
+    """An address as the kernel prints it; all addresses where it is none, as older engines take names too."""
+    try:
+        return str(ipaddress.ip_address(str(given or "")))
+    except ValueError:
+        return ""
+
+
 def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:
     """The fixed port bindings of C(GET /containers/<id>/json), known even before the container has ever run.
 
@@ -322,7 +331,7 @@ def parse_bindings(inspection: Json) -> t.Tuple[Binding, ...]:
                         protocol or "tcp",
                         int(number),
                         int(host_port),
-                        str(host.get("HostIp") or ""),
+                        _host_address(host.get("HostIp")),
                         True,
                     )
                 )

@@ -462,6 +462,8 @@ class Subject(t.NamedTuple):
     places: t.Mapping[str, t.Tuple[Place, ...]]
     fixed: t.Tuple[Binding, ...]
     current: t.Tuple[Binding, ...]
+    #: It is on no other bridge network than those of the policy, so that its host ports lead there.
+    alone: bool = True
 
 
 class _Match(t.NamedTuple):
@@ -508,14 +510,16 @@ def compile_policy(
         subjects, endpoints, present, warnings = find_target(policy, inventory, bindings, ip6_dnat, proxied)
     chosen = _families(policy, sorted(present))
     rules = {family: _rules(policy, subjects, family) for family in chosen}
-    if not any(rules.values()):
-        raise PolicyError(_nothing(policy))
     beside: t.Dict[str, t.Tuple[Rule, ...]] = {}
     if proxied and (inventory is not None or any(subject.fixed or subject.current for subject in subjects)):
         from ansible_collections.quaywall.docker.plugins.module_utils import _proxy
 
-        found = _proxy.policy_bindings(policy, subjects, inventory, bindings)
+        found, unclear = _proxy.policy_bindings(policy, subjects, inventory, bindings)
+        if {policy.action, policy.otherwise} & {"drop", "reject"}:
+            warnings = [*warnings, *map(_proxy.unclear_text, unclear)]
         beside = {family: _proxy.proxy_lines(policy, known, family) for family, known in found.items()}
+    if not any(rules.values()) and not any(beside.values()):
+        raise PolicyError(_nothing(policy))
     return Compiled(
         rules,
         tuple(item for item in endpoints if item.family in chosen),

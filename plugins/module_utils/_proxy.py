@@ -27,8 +27,9 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     OTHERWISE,
     Mark,
     comment_for,
+    mark_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerGone
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     VERDICTS,
     Policy,
@@ -51,44 +52,68 @@ HostPorts = t.Tuple[str, str, int, int]
 
 def policy_bindings(
     policy: Policy, subjects: t.Sequence[Subject], inventory: t.Optional[Inventory], bindings: Bindings
-) -> t.Dict[str, t.Tuple[Binding, ...]]:
+) -> t.Tuple[t.Dict[str, t.Tuple[Binding, ...]], t.List[str]]:
     """The published ports of the containers that the policy protects, by the families that are its business.
+
+    And the names of those that are on other networks too: nobody knows to which of them their ports lead.
 
     :param subjects: the policy's target, as it was looked up.
     :param inventory: what Docker has; None if it was not asked, and then only the subjects tell.
     """
     families = (IPV4, IPV6) if policy.ip_version in ("auto", "both") else (policy.ip_version,)
     if policy.target in ("container", "labels"):
-        # With container_network a host port may lead to another network, of which the policy says nothing.
-        known = () if policy.container_network else tuple(b for item in subjects for b in item.fixed + item.current)
-        return dict.fromkeys(families, known)
+        # Where it is on another network too, a host port may lead there, of which container_network says nothing.
+        judged = [item for item in subjects if not policy.container_network or item.alone]
+        return dict.fromkeys(families, tuple(b for item in judged for b in item.fixed + item.current)), []
     if inventory is None:
-        return {}
+        return {}, []
     if policy.target == "published_port":
-        return dict.fromkeys(
-            families, all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
-        )
+        published = all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
+        return dict.fromkeys(families, published), []
     network = inventory.networks.get(policy.network)
     found: t.Dict[str, t.List[Binding]] = {family: [] for family in families}
+    unclear: t.List[str] = []
     for container in inventory.containers:
-        served = [family for family in families if _leads_to(policy, container, inventory, network, family)]
-        known = (*_fixed(container, bindings), *container.current_ports) if served else ()
-        for family in served:
-            found[family] += known
-    return {family: tuple(known) for family, known in found.items()}
+        leads = {family: _leads_to(policy, container, inventory, network, family) for family in families}
+        known = (*_fixed(container, bindings), *container.current_ports) if any(map(any, leads.values())) else ()
+        for family, places in leads.items():
+            if places and all(places):
+                found[family] += known
+        if known and any(any(places) and not all(places) for places in leads.values()):
+            unclear.append(container.name)
+    return {family: tuple(known) for family, known in found.items()}, unclear
+
+
+def unclear_text(name: str) -> str:
+    """What is said of a container that is on other networks too."""
+    return (
+        "Container %s is on other networks as well, and nobody can tell to which of them its published ports lead: "
+        "what comes in to docker-proxy there (IPv6, as a rule) this policy leaves alone. Guard it with container: %s."
+        % (name, name)
+    )
 
 
 def _leads_to(
     policy: Policy, container: Container, inventory: Inventory, network: t.Optional[Network], family: str
-) -> bool:
-    """True if a port that the container publishes in this family leads to the policy's network or address."""
+) -> t.List[bool]:
+    """For each bridge network of the container: whether it is the policy's, or its address there is in this family.
+
+    A published port leads to one of them, and nobody knows to which.
+    """
+    places = {name: inventory.network_of(container, name) for name in container.networks}
+    bridged = {name: place for name, place in places.items() if place is not None and place.bridge}
     if policy.destination is None:
-        return any(inventory.network_of(container, name) is network for name in container.networks)
-    addresses = [ipaddress.ip_address(text) for known in container.networks.values() for text in known]
-    six = [address for address in addresses if address.version == 6]
-    # docker-proxy leads what comes in by IPv6 to a container's IPv4 address where it has no other.
-    reached = six if family == IPV6 and six else [address for address in addresses if address.version == 4]
-    return any(address.version == policy.destination.version and address in policy.destination for address in reached)
+        return [place is network for place in bridged.values()]
+    wanted = policy.destination
+    found: t.List[bool] = []
+    for name, place in bridged.items():
+        # A container that does not run has no address yet: it gets one of the network's.
+        known = [ipaddress.ip_network(text) for text in container.networks[name] or place.subnets]
+        six = [item for item in known if item.version == 6]
+        # docker-proxy leads what comes in by IPv6 to a container's IPv4 address where it has no other.
+        reached = six if family == IPV6 and six else [item for item in known if item.version == 4]
+        found.append(any(item.version == wanted.version and item.subnet_of(t.cast(t.Any, wanted)) for item in reached))
+    return found
 
 
 def all_bindings(
@@ -97,6 +122,8 @@ def all_bindings(
     """The published ports of all containers, of those that do not run as well: docker-proxy comes with them."""
     found: t.List[Binding] = []
     for container in inventory.containers:
+        if container.network_mode in ("host", "none"):
+            continue  # such a container may name ports, and Docker publishes none
         current = [binding for binding in container.current_ports if wanted(binding)]
         # What runs without such a port has none when it does not run either.
         if current or not (container.running and container.current_ports):
@@ -105,10 +132,10 @@ def all_bindings(
 
 
 def _fixed(container: Container, bindings: Bindings) -> t.Tuple[Binding, ...]:
-    """A container's fixed port bindings; none if it was removed meanwhile, which is no fault where nobody named it."""
+    """A container's fixed port bindings; none if Docker does not say: nobody named it, so that it is no fault."""
     try:
         return bindings(container)
-    except DockerGone:
+    except DockerError:
         return ()
 
 
@@ -145,7 +172,31 @@ def proxy_lines(policy: Policy, found: t.Sequence[Binding], family: str) -> t.Tu
     """
     if policy.published_address and (":" in policy.published_address) != (family == IPV6):
         return ()
-    ports = host_ports(wanted_bindings(policy, found, family), family, policy.published_address)
+    return _lines(policy, host_ports(wanted_bindings(policy, found, family), family, policy.published_address), family)
+
+
+def renewed_lines(policy: Policy, lines: t.Iterable[Rule], family: str) -> t.Tuple[Rule, ...]:
+    """The policy's rules as they are to be, for the host ports that those in the kernel name.
+
+    For a time when Docker does not answer: who may come in is what the policy says now.
+
+    :param lines: the rules of all policies in the kernel.
+    """
+    ports: t.Dict[HostPorts, None] = {}
+    low, high = policy.published_ports if policy.target == "published_port" else (0, 65535)
+    for rule in lines:
+        mark = mark_of(rule)
+        first, _colon, last = (rule.value("destination_port") or "").partition(":")
+        if mark is None or mark.policy != policy.name or not first.isdigit():
+            continue
+        address = (rule.value("destination") or "").partition("/")[0]
+        wanted = max(int(first), low), min(int(last or first), high)
+        if wanted[0] <= wanted[1]:
+            ports.setdefault((rule.value("protocol") or "tcp", address, *wanted))
+    return _lines(policy, tuple(ports), family)
+
+
+def _lines(policy: Policy, ports: t.Sequence[HostPorts], family: str) -> t.Tuple[Rule, ...]:
     lines: t.List[Rule] = []
     everybody: t.Tuple[Who, ...] = (None,)
     for section, verdict, who in (

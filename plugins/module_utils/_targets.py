@@ -15,6 +15,7 @@ import typing as t
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
     Binding,
     Container,
+    DockerGone,
     Endpoint,
     Inventory,
     Network,
@@ -66,6 +67,10 @@ def find_target(
             if policy.target == "container":
                 raise
             # One that cannot be guarded must not keep the others with its labels unguarded.
+            found.warnings.append(str(error))
+        except DockerGone as error:
+            if policy.target == "container":
+                raise
             found.warnings.append(str(error))
     if not found.subjects:
         raise PolicyError(found.warnings[-1])
@@ -129,7 +134,9 @@ def _add_container(
         place = Place((field("destination", endpoint.address),), endpoint.bridge, _subnets(network), routed)
         places[endpoint.family].append(place)
     fixed = bindings(owner) if policy.match != BY_ADDRESS else ()
-    subject = Subject({family: tuple(known) for family, known in places.items()}, fixed, owner.current_ports)
+    others = [inventory.network_of(owner, name) for name in owner.networks if name not in networks]
+    alone = not any(network is not None and network.bridge for network in others)
+    subject = Subject({family: tuple(known) for family, known in places.items()}, fixed, owner.current_ports, alone)
     # The other family's address may come when it starts or joins another network: its published ports are guarded now.
     guarded = not policy.container_network and any(is_wanted(policy, binding) for binding in fixed)
     dual = guarded and (
@@ -162,7 +169,7 @@ def _gaps(policy: Policy, container: Container, subject: Subject, ip6_dnat: bool
         return []
     gaps: t.List[str] = []
     proxied = [] if ip6_dnat and subject.places[IPV6] else wanted_bindings(policy, subject.current, IPV6)
-    if guard and policy.ip_version != IPV4 and not policy.container_network:
+    if guard and policy.ip_version != IPV4 and (subject.alone or not policy.container_network):
         proxied = []
     if proxied:
         gaps.append(

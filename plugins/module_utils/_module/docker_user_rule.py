@@ -57,6 +57,7 @@ if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
     from ansible_collections.quaywall.docker.plugins.module_utils._docker import Docker
+    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Inventory
     from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet
     from ansible_collections.quaywall.docker.plugins.module_utils._module._given import Collector
 
@@ -96,7 +97,7 @@ def _run(
     name = check_name(str(options["name"]))
     kept = store.read()
     settings = None if kept is None else kept.settings
-    docker = _docker(host, policy, settings)
+    engine = _Engine(host, policy)
     compiled: t.Dict[t.Tuple[bool, bool], Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
@@ -106,11 +107,12 @@ def _run(
     def planner(state: State) -> t.Dict[str, Plan]:
         ip6_dnat = IPV6 in state.tables and docker_manages(state.tables[IPV6])
         guarded = _is_guarded(state, settings)
+        engine.ask(guarded)
         # Endpoints are looked up once; whether IPv6 takes part may depend on the chains that were found.
         if policy is not None and (ip6_dnat, guarded) not in compiled:
-            compiled[ip6_dnat, guarded] = _compile(policy, docker, ip6_dnat, guarded)
-        rules = compiled[ip6_dnat, guarded].rules if policy is not None else {}
-        proxied = compiled[ip6_dnat, guarded].proxied if policy is not None else {}
+            compiled[ip6_dnat, guarded] = _compile(policy, engine, ip6_dnat, guarded)
+        made = compiled.get((ip6_dnat, guarded), _NOTHING)
+        rules = made.rules
         unread.update(state.unreadable.values())
         asked.clear()
         plans: t.Dict[str, Plan] = {}
@@ -125,12 +127,12 @@ def _run(
             block = with_policy(state.tables[family].chains.get(DOCKER_USER), name, rules.get(family, ()))
             asked.update(used for rule in block for used in sets_of(rule))
             mine = rules.get(family, ())
-            # Without a look-up nobody knows what docker-proxy serves: what is there stays.
-            known = proxied.get(family, ()) if policy is None or docker is not None else None
-            own = _own_chains(state, family, block, name, known) if guarded else ()
+            own: t.Sequence[OwnChain] = ()
+            if guarded:
+                own, used = _own_chains(state, family, block, policy, name, made.proxied.get(family, ()), engine)
+                asked.update(used)
             plans[family] = _plan_family(state, family, policy, mine, block, bool(options["baseline"]), settings, own)
-            if plans[family].unreachable:
-                dead.update(plans[family].unreachable)
+            dead.update(plans[family].unreachable)
             managed = bool(rules.get(family)) or _has_managed(state, family)
             if managed and not plans[family].add_jump and not jump_is_first(state.tables[family]):
                 late[family] = _how_to_lift_the_jump(state, family)
@@ -200,33 +202,56 @@ def _stored(store: Store, name: str, options: t.Optional[t.Mapping[str, t.Any]])
     return found._replace(policies=tuple(sorted(policies, key=lambda policy: str(policy.get("name")))))
 
 
-def _compile(policy: Policy, docker: t.Optional[Docker], ip6_dnat: bool, guarded: bool) -> Compiled:
+_NOTHING = Compiled({}, (), (), {}, {})
+
+
+class _Engine:
+    """The engine, where the policy needs a look-up, or the guard would like to know the ports that it is for.
+
+    :raises DockerError: the policy must be looked up, and the engine does not answer.
+    """
+
+    def __init__(self, host: Host, policy: t.Optional[Policy]) -> None:
+        self._host = host
+        needed = policy is not None and policy.needs_docker
+        self._asked = needed or policy is None
+        self.docker: t.Optional[Docker] = host.docker() if needed else None
+        self._inventory: t.Optional[Inventory] = None
+
+    def ask(self, guarded: bool) -> None:
+        """For the guard, once: if the engine does not answer, the guard stays with the ports that it knows."""
+        if self._asked or not guarded:
+            return
+        from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
+
+        self._asked = True
+        try:
+            self.docker = self._host.docker()
+            self.inventory()
+        except DockerError:
+            self.docker = None
+
+    def inventory(self) -> t.Optional[Inventory]:
+        """What Docker has; None where it was not asked."""
+        if self._inventory is None and self.docker is not None:
+            self._inventory = self.docker.inventory()
+        return self._inventory
+
+    def bridges(self) -> t.Optional[t.List[str]]:
+        """Those of Docker's networks; None where it was not asked."""
+        found = self.inventory()
+        return None if found is None else [network.bridge for network in found.networks.values() if network.bridge]
+
+
+def _compile(policy: Policy, engine: _Engine, ip6_dnat: bool, guarded: bool) -> Compiled:
     routes: t.Sequence[BridgeRoute] = ()
     if policy.target == "destination":
         from ansible_collections.quaywall.docker.plugins.module_utils._host import bridge_routes
 
         routes = bridge_routes()
-    if docker is None:
+    if engine.docker is None:
         return compile_policy(policy, bridge_routes=routes, ip6_dnat=ip6_dnat)
-    return compile_policy(policy, docker.inventory(), docker.bindings, routes, ip6_dnat, guarded)
-
-
-def _docker(host: Host, policy: t.Optional[Policy], settings: t.Optional[Json]) -> t.Optional[Docker]:
-    """The engine, where the policy must be looked up there, or a guard that lasts has to know the ports it is for."""
-    if policy is None:
-        return None
-    if policy.needs_docker:
-        return host.docker()
-    if settings is None or not settings.get("guard", True):
-        return None
-    from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
-
-    try:
-        docker = host.docker()
-        docker.inventory()
-    except DockerError:
-        return None
-    return docker
+    return compile_policy(policy, engine.inventory(), engine.docker.bindings, routes, ip6_dnat, guarded)
 
 
 def _how_to_lift_the_jump(state: State, family: str) -> str:
@@ -284,16 +309,35 @@ def _is_guarded(state: State, settings: t.Optional[Json]) -> bool:
 
 
 def _own_chains(
-    state: State, family: str, block: t.Sequence[Rule], name: str, proxied: t.Optional[t.Sequence[Rule]]
-) -> t.Sequence[OwnChain]:
-    """The guard as it is with these policies."""
+    state: State,
+    family: str,
+    block: t.Sequence[Rule],
+    policy: t.Optional[Policy],
+    name: str,
+    proxied: t.Sequence[Rule],
+    engine: _Engine,
+) -> t.Tuple[t.Sequence[OwnChain], t.Set[str]]:
+    """The guard as it is with these policies, and the ipsets that it asks besides those that the block does.
+
+    :param proxied: the policy's rules for docker-proxy, as far as they were looked up.
+    """
     mangle = state.mangle.get(family)
     if mangle is None:
-        return ()
+        return (), set()
     # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
-    from ansible_collections.quaywall.docker.plugins.module_utils._guard import own_chains_beside
+    from ansible_collections.quaywall.docker.plugins.module_utils._guard import (
+        kept_proxy_lines,
+        own_chains_beside,
+        proxy_lines_beside,
+    )
 
-    return own_chains_beside(state.tables[family], mangle, block, family, name, proxied)
+    if policy is not None and engine.docker is None:
+        from ansible_collections.quaywall.docker.plugins.module_utils._proxy import renewed_lines
+
+        proxied = renewed_lines(policy, kept_proxy_lines(mangle), family)
+    lines = proxy_lines_beside(mangle, name, proxied)
+    own = own_chains_beside(state.tables[family], mangle, block, family, lines, engine.bridges())
+    return own, {used for rule in lines for used in sets_of(rule)}
 
 
 def _established_target(chain: t.Optional[Chain], settings: t.Optional[Json]) -> str:

@@ -131,6 +131,10 @@ def test_what_the_follower_asks(engine: t.Callable[[t.Any], Docker]) -> None:
     removed = Container("web", "x" * 64, True, "app", {}, {}, {}, ())
     with pytest.raises(DockerGone, match=r"^Container web was removed while it was looked up: run again\.$"):
         docker.bindings(removed)
+    client.requests.clear()
+    with pytest.raises(DockerGone):
+        docker.bindings(removed)
+    assert client.requests == []
     client.error = ApiError()
     for ask in (docker.network_endpoints, docker.inspect):
         with pytest.raises(DockerError) as caught:

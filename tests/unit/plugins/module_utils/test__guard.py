@@ -146,10 +146,10 @@ def test_a_chain_that_is_only_spelt_otherwise_is_no_change() -> None:
 def test_beside_a_single_policy() -> None:
     kernel = mangle([HOOK], [STOP], QUAYWALL_GUARD=[REPLIES], QUAYWALL_DENY=[MARK])
     filtered = Kernel({"FORWARD": [], "DOCKER-USER": [], "QUAYWALL-DEFAULT": ["-o docker0 -j DROP"]})
-    write(kernel, own_chains_beside(table(filtered), table(kernel), rules(DENY + " -j DROP"), IPV4, "one", None))
+    write(kernel, own_chains_beside(table(filtered), table(kernel), rules(DENY + " -j DROP"), IPV4, ()))
     # The default chain is not led to, so it closes nothing.
     assert kernel.texts("QUAYWALL-GUARD") == (REPLIES, DENY + " -g QUAYWALL-DENY")
-    write(kernel, own_chains_beside(table(filtered), table(kernel), rules(DEFAULT), IPV4, "one", None))
+    write(kernel, own_chains_beside(table(filtered), table(kernel), rules(DEFAULT), IPV4, ()))
     assert kernel.texts("QUAYWALL-GUARD") == (REPLIES, "-o docker0 -g QUAYWALL-DENY")
-    write(kernel, own_chains_beside(table(filtered), table(kernel), [], IPV4, "one", ()))
+    write(kernel, own_chains_beside(table(filtered), table(kernel), [], IPV4, ()))
     assert sorted(kernel.chains) == ["FORWARD", "POSTROUTING"]

@@ -19,10 +19,12 @@ from ansible_collections.quaywall.docker.plugins.module_utils import _ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._binding import Binding
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import (
+    Container,
     DockerError,
     DockerGone,
     DockerSdkMissing,
     Inventory,
+    Network,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._ipset import Ipset
 from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall, FirewallError
@@ -45,6 +47,7 @@ from ansible_collections.quaywall.docker.tests.unit.memory import (
     isolate,
     one,
 )
+from ansible_collections.quaywall.docker.tests.unit.packets import Packet, judge
 from ansible_collections.quaywall.docker.tests.unit.support import Kernel
 
 PORT = {"name": "metrics", "published_port": "9100", "source": ["198.51.100.0/24"], "action": "accept"}
@@ -618,14 +621,16 @@ def test_docker_proxy_keeps_to_what_docker_user_rule_changed(site: Site) -> None
     assert not site.rule(check=True, **changed).changed
     assert not site.rule(**changed).changed
     assert not site.follow(inventory=inventory).changed
-    # Docker down: DOCKER-USER is changed, and what docker-proxy serves nobody can tell. The follower brings it along.
+    # Docker down: the ports are those that are known, and who may come in is what the policy says now.
     site.docker = DockerError("Docker does not answer.")
-    kept = lines()
     assert site.rule(**PORT).changed
-    assert lines() == kept
-    site.docker = FakeDocker(inventory, PUBLISHED)
-    assert site.follow(inventory=inventory).changed
     assert lines() == ["-s 198.51.100.0/24 %s -j RETURN" % port, port + " -j DROP"]
+    assert not site.chain(PORT).changed
+    assert site.chain(changed).changed
+    assert lines() == ["-s 203.0.113.7/32 %s -j RETURN" % port, port + " -j DROP"]
+    assert not site.rule(**changed).changed
+    site.docker = FakeDocker(inventory, PUBLISHED)
+    assert not site.follow(inventory=inventory).changed
     assert site.rule(name="metrics", state="absent").changed
     assert "QUAYWALL-PROXY" not in site.host.mangle["iptables"].chains
     # Where no guard lasts, Docker is not asked at all.
@@ -700,6 +705,202 @@ def test_a_guard_without_its_rules_is_taken_back(site: Site) -> None:
     assert "No space left" in found.message
     assert site.host.everything() == before
     assert site.stored is None
+
+
+# docker-proxy: who comes in there is denied as DOCKER-USER denies, whatever became of the look-up --------------------
+
+APP = Network("app", "a" * 64, "bridge", "br-app", False, ("172.20.0.0/24",))
+NETWORKS = {"bridge": BRIDGE, "app": APP}
+OFFICE6, STRANGER6 = "2001:db8:a::1", "2001:db8:77::1"
+WEB_POLICY = {"name": "web", "container": "web", "source": ["203.0.113.0/24", "2001:db8:a::/48"], "action": "accept"}
+
+
+def published(name: str, address: str, *ports: int, network: Network = BRIDGE, **more: t.Any) -> Container:
+    """A running container; each port leads to the same port of it."""
+    current = tuple(Binding("tcp", port, port, host, False) for port in ports for host in ("0.0.0.0", "::"))
+    return one(name, network, address)._replace(current_ports=current, **more)
+
+
+class Publishing(FakeDocker):
+    """An engine whose containers have fixed ports of their own; what is not among them cannot be inspected."""
+
+    def __init__(self, *containers: Container, broken: str = "") -> None:
+        super().__init__(Inventory(containers, NETWORKS))
+        self.broken = broken
+        self.ports = {
+            container.name: tuple(port._replace(host_address="", fixed=True) for port in container.current_ports[::2])
+            for container in containers
+        }
+
+    def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
+        if container.name == self.broken:
+            raise DockerError("Docker refused GET /containers/%s/json: 500 Server Error." % container.name)
+        return self.ports[container.name]
+
+
+def by_proxy(site: Site, source: str, port: int, incoming: str = "eth0") -> t.Optional[str]:
+    """What becomes of a connection that comes in for docker-proxy."""
+    command = "ip6tables" if ":" in source else "iptables"
+    kernel = site.host.mangle[command]
+    host = "2001:db8::1" if ":" in source else "192.0.2.1"
+    sets = {name: item.elements for name, item in site.host.sets.items()}
+    return judge(kernel, "INPUT", Packet(source, host, incoming, "", "tcp", port), sets).verdict
+
+
+def followed(site: Site, *containers: Container, **options: t.Any) -> Outcome:
+    """What the follower does, with these containers (or those that there are)."""
+    inventory = Inventory(containers, NETWORKS) if containers else site.docker.inventory()
+    parts = site._parts()
+    return Reconciler(parts.firewall, parts.ipset, site.store).run(inventory, site.docker.bindings, False, **options)
+
+
+WEB = published("web", "172.17.0.10", 8080)
+
+
+def test_docker_down_takes_nothing_from_docker_proxy_s_rules(site: Site) -> None:
+    port = {**WEB_POLICY, "container": None, "published_port": "8080"}
+    site.docker = Publishing(WEB)
+    for default in ("return", "drop"):
+        site.chain(port, store=True, default=default)
+        site.docker = DockerError("Docker does not answer.")
+        before = [site.host.mangle[command].texts("QUAYWALL-PROXY") for command in ("iptables", "ip6tables")]
+        site.twice(port, store=True, default=default, missing_targets="wait")
+        assert [site.host.mangle[command].texts("QUAYWALL-PROXY") for command in ("iptables", "ip6tables")] == before
+        assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == [None, "DROP"]
+        site.docker = Publishing(WEB)
+
+
+def test_an_address_policy_outlasts_the_addresses(site: Site) -> None:
+    """While the daemon restarts nobody has an address, and docker-proxy may already listen."""
+    site.docker = Publishing(WEB)
+    policy = {"name": "net", "destination": "172.17.0.0/16", "source": ["203.0.113.0/24"], "action": "accept"}
+    site.chain(policy, store=True)
+    assert by_proxy(site, STRANGER6, 8080) == "DROP"
+    followed(site, WEB.stopped(), ip6_dnat=True)
+    assert by_proxy(site, STRANGER6, 8080) == "DROP"
+
+
+def test_docker_user_rule_makes_docker_proxy_s_chain_with_the_bridges(site: Site) -> None:
+    site.docker = Publishing(WEB)
+    other = {"name": "other", "published_port": "9999", "action": "drop"}
+    site.chain(other)
+    assert site.rule(**WEB_POLICY).changed
+    assert by_proxy(site, "172.17.0.55", 8080, "docker0") is None
+    assert by_proxy(site, "198.51.100.7", 8080) == "DROP"
+    assert not site.rule(**WEB_POLICY).changed
+    assert not site.chain(other, WEB_POLICY).changed
+
+
+def test_what_one_policy_lets_in_is_known_when_another_denies(site: Site) -> None:
+    site.docker = Publishing(WEB)
+    allow = {**WEB_POLICY, "name": "allow", "otherwise": "none"}
+    deny = {"name": "deny", "container": "web", "action": "drop"}
+    site.chain({**allow, "priority": 1})
+    assert site.rule(**deny).changed
+    assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == [None, "DROP"]
+    assert not site.chain({**allow, "priority": 1}, deny).changed
+
+
+@pytest.mark.parametrize("otherwise", ["drop", "none"])
+def test_ipsets_that_only_docker_proxy_s_rules_ask_stay(site: Site, otherwise: str) -> None:
+    site.docker = Publishing(WEB)
+    six = ["2001:db8:%d::/64" % number for number in range(4)]
+    policy = {**WEB_POLICY, "source": ["203.0.113.0/24", *six], "otherwise": otherwise}
+    other = {"name": "other", "published_port": "9999", "action": "drop"}
+    site.chain(policy, store=True, ipset_threshold=2)
+    assert len(site.host.sets) == 1
+    assert site.rule(**other, ipset_threshold=2).changed
+    assert not site.rule(**other, ipset_threshold=2).changed
+    assert not followed(site).changed
+    assert not site.rule(**other, ipset_threshold=2).changed
+    assert len(site.host.sets) == 1
+
+
+def test_without_a_store_new_sources_reach_docker_proxy_too(site: Site) -> None:
+    site.docker = Publishing(WEB)
+    port = {**WEB_POLICY, "container": None, "published_port": "8080"}
+    site.chain(port)
+    assert site.rule(**{**port, "source": ["2001:db8:77::/48"]}).changed
+    assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == ["DROP", None]
+
+
+@pytest.mark.parametrize("target", [{"network": "bridge"}, {"destination": "172.17.0.0/16"}])
+def test_a_port_that_may_lead_to_another_network_is_not_judged(site: Site, target: t.Dict[str, str]) -> None:
+    """IPv4 is decided by DNAT; by docker-proxy nobody can tell, and who is outside the policy must not suffer."""
+    both = published("both", "172.17.0.11", 443)
+    both = both._replace(
+        networks={**both.networks, "app": ("172.20.0.5",)}, network_ids={**both.network_ids, "app": APP.id}
+    )
+    site.docker = Publishing(WEB, both)
+    found = site.chain({"name": "net", **target, "source": ["10.0.0.0/8"], "action": "accept"}, store=True)
+    assert [text.partition(" is on other")[0] for text in found.warnings] == ["Policy net: Container both"]
+    assert [by_proxy(site, STRANGER6, port) for port in (8080, 443)] == ["DROP", None]
+
+
+def test_container_network_judges_a_container_that_has_no_other(site: Site) -> None:
+    site.docker = Publishing(WEB)
+    found = site.chain({**WEB_POLICY, "container_network": "bridge"}, default="drop")
+    assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == [None, "DROP"]
+    assert found.warnings == []
+
+
+def test_a_container_that_cannot_be_inspected_is_no_fault_of_others(site: Site) -> None:
+    site.docker = Publishing(WEB, published("dead", "172.17.0.12", 9090), broken="dead")
+    port = {**WEB_POLICY, "container": None, "published_port": "8080"}
+    assert site.chain(port, {"name": "net", "network": "app", "action": "drop"}, default="drop", store=True).changed
+    # What it publishes now is in the list of all.
+    assert by_proxy(site, STRANGER6, 9090) == "DROP"
+    assert site.rule(**{**port, "source": ["2001:db8:77::/48"]}).changed
+
+
+def test_who_denies_is_right_at_docker_proxy_too(site: Site) -> None:
+    api = published("api", "172.17.0.11", 9090)
+    mine = {"app": "x"}
+    denied = {"name": "b", "container": "api", "source": ["203.0.113.0/24"], "action": "accept"}
+    labelled = {**denied, "name": "a", "container": None, "labels": mine, "otherwise": "return"}
+    web = WEB._replace(labels=mine)
+    site.docker = Publishing(web, api)
+    site.chain(labelled, denied, store=True)
+    assert followed(site, web, api._replace(labels=mine)).changed
+    assert [by_proxy(site, STRANGER6, port) for port in (9090, 8080)] == ["DROP", None]
+
+
+def test_ports_that_docker_does_not_publish_stay_the_host_s(site: Site) -> None:
+    hosted = published("hosted", "172.17.0.13", 443, network_mode="host")
+    site.docker = Publishing(hosted._replace(networks={}, network_ids={}, current_ports=()), WEB)
+    site.docker.bindings = lambda container: (Binding("tcp", 443, 443, "", True),) if container.name == "hosted" else ()
+    site.chain(default="drop")
+    assert [by_proxy(site, STRANGER6, port) for port in (443, 8080)] == [None, "DROP"]
+
+
+@pytest.mark.parametrize("target", [{"container": "web"}, {"published_port": "8080"}])
+def test_sources_of_ipv6_alone_are_denied_where_only_docker_proxy_serves_them(
+    make: t.Callable[..., Site], target: t.Dict[str, str]
+) -> None:
+    site = make(DOCKER_29, {"INPUT": [], "FORWARD": [], "OUTPUT": []})
+    site.docker = Publishing(WEB)
+    policy = {"name": "ban", **target, "source": ["2001:db8:77::/48"], "action": "drop"}
+    assert site.chain(policy, store=True).changed
+    assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == [None, "DROP"]
+    again = site.rule(**policy)
+    assert not again.changed, again.result["diff"]
+    # Without a guard there is nothing that could.
+    assert "no rule" in site.chain(policy, guard=False).message
+
+
+def test_one_of_many_with_a_label_goes_meanwhile(site: Site) -> None:
+    going = published("job", "172.17.0.12")._replace(labels={"tier": "x"})
+
+    class Going(Publishing):
+        def bindings(self, container: Container) -> t.Tuple[Binding, ...]:
+            if container.name == "job":
+                raise DockerGone("Container job was removed while it was looked up: run again.")
+            return super().bindings(container)
+
+    site.docker = Going(WEB._replace(labels={"tier": "x"}), going)
+    found = site.chain({"name": "all", "labels": {"tier": "x"}, "source": ["203.0.113.0/24"], "action": "accept"})
+    assert found.changed
+    assert "removed while it was looked up" in found.warnings[0]
 
 
 # Long lists ----------------------------------------------------------------------------------------------------------
