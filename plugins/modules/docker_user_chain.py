@@ -200,8 +200,8 @@ options:
         though it may not run, is guarded like the container.
       - For that the published ports are looked up. Where no policy needs a look-up and the policies are not stored,
         they are not. A container on several networks is judged there by its own policies (O(rules[].container),
-        O(rules[].labels), O(rules[].published_port)) and not by those with O(rules[].network), O(rules[].destination) or
-        O(rules[].container_network) for one of them, as nobody can tell to which network a host port leads.
+        O(rules[].labels), O(rules[].published_port)) and not by those with O(rules[].network), O(rules[].destination)
+        or O(rules[].container_network) for one of them, as nobody can tell to which network a host port leads.
     type: bool
     default: true
   ipset_threshold:
