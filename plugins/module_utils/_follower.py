@@ -253,12 +253,13 @@ class Known:
         """
         if container.id not in self._fixed and container.name in self._left:
             return self._left[container.name][2]
-        if container.id not in self._fixed and container.id not in self._asked and self.docker is not None:
+        # What failed once is asked again beside the runs, as each of them would wait for it.
+        elsewhere = container.id in self._asked or container.id in self._troubles
+        if container.id not in self._fixed and not elsewhere and self.docker is not None:
             try:
                 self._learn(self.docker.inspect(container.id))
             except DockerError as error:
-                # One that cannot be inspected must not keep the others from being guarded, nor each run waiting.
-                self._asked.add(container.id)
+                # One that cannot be inspected must not keep the others from being guarded.
                 self._in_trouble(container.id, str(error))
         return self._fixed.get(container.id, ())
 

@@ -394,12 +394,18 @@ def test_one_bad_container_is_told_once_and_keeps_nobody_waiting() -> None:
     for _time in range(3):
         assert [made.bindings(item) for item in made.inventory.containers] == [(), (BINDING,)]
     assert journal.lines == ["Container aaaaaaaaaaaa cannot be inspected: Docker refused it."]
+    # Which may take its time: no run waits for it once more.
+    assert docker.asked.count("inspect a") == 1
     assert made.unsure
-    made.hear([NotInspected(A, "Docker refused it.")])
-    assert len(journal.lines) == 1
     made.ask_for_the_rest()
     made.ask_for_the_rest()
     assert asked == [A]
+    made.hear([NotInspected(A, "Docker refused it.")])
+    assert len(journal.lines) == 1
+    assert made.bindings(made.inventory.containers[0]) == ()
+    assert docker.asked.count("inspect a") == 1
+    made.ask_for_the_rest()
+    assert asked == [A, A]
     # While it is asked for, nobody waits.
     docker.asked.clear()
     assert made.bindings(made.inventory.containers[0]) == ()
