@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 .ONESHELL:
 
 # The quick ones first. What comes after -- runs beside the rest: it waits for hosts more than it computes.
-STEPS ?= lint publish-quick sanity sanity-quick unit unit-versions report kernel -- hosts fleet molecule
+STEPS ?= lint publish-quick sanity sanity-quick unit unit-quick report kernel -- hosts fleet molecule
 
 COLLECTION := .build/ansible_collections/quaywall/docker
 BED := PYTHONPATH=tests python -m testbed
@@ -76,8 +76,13 @@ unit: setup-python ## unit tests
 	@echo "unit: what needs neither a kernel nor Docker"
 	pytest tests/unit
 
+.PHONY: unit-quick
+unit-quick: setup-python ## the same on the oldest and the newest Python that the machine has, from 3.8 on
+	@echo "unit-quick: the unit tests on the oldest and the newest Python of this machine"
+	tests/unit-versions --quick
+
 .PHONY: unit-versions
-unit-versions: setup-python ## unit tests on the other Pythons that the machine has, from 3.8 on
+unit-versions: setup-python ## the same on every other Python that the machine has
 	@echo "unit-versions: the unit tests on the other Pythons of this machine"
 	tests/unit-versions
 
