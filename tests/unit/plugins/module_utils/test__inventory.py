@@ -449,3 +449,10 @@ def test_what_is_stored_comes_back_without_addresses(name: str) -> None:
 def test_what_somebody_else_stored(document: t.Any) -> None:
     with pytest.raises(ValueError, match="What is stored of Docker's containers cannot be read"):
         from_stored(document)
+
+
+def test_a_host_address_is_written_as_the_kernel_prints_it() -> None:
+    """Older engines take a name too, which stands for every address here: what it is guarded at is never too little."""
+    hosts = [{"HostIp": given, "HostPort": "8080"} for given in ("2001:DB8:0::1", "localhost", "", None)]
+    found = parse_bindings({"HostConfig": {"PortBindings": {"80/tcp": hosts}}})
+    assert {binding.host_address for binding in found} == {"2001:db8::1", ""}
