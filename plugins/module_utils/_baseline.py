@@ -47,6 +47,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     conflicts,
     first_conflict,
     interface_name,
+    list_sets,
     told_conflict,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule
@@ -201,6 +202,7 @@ def compile_chain(
             continue
         if guard and inventory is None:
             unproxied.append(policy)
+            sets.update(list_sets(policy))
         for family, made in compiled.rules.items():
             rules[family] += made
         for family, made in compiled.proxied.items():

@@ -531,11 +531,13 @@ def compile_policy(
 
 def _sets(policy: Policy, rules: t.Iterable[t.Tuple[str, t.Sequence[Rule]]]) -> t.Dict[str, t.FrozenSet[str]]:
     """The ipsets that the policy's rules ask, with their networks."""
-    found: t.Dict[str, t.FrozenSet[str]] = {}
-    for family, made in rules:
-        if any(sets_of(rule) for rule in made):
-            found[set_name(policy.name, family)] = long_lists(policy)[family] or frozenset()
-    return found
+    asked = {name for _family, made in rules for rule in made for name in sets_of(rule)}
+    return {name: found for name, found in list_sets(policy).items() if name in asked} if asked else {}
+
+
+def list_sets(policy: Policy) -> t.Dict[str, t.FrozenSet[str]]:
+    """All ipsets of a policy with long lists of sources, with their networks."""
+    return {set_name(policy.name, family): found for family, found in long_lists(policy).items() if found is not None}
 
 
 #: Long lists by the identity of a policy's sources: to make one anew each time takes longer than all the rest.

@@ -49,6 +49,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     check_name,
     compile_policy,
     conflict,
+    list_sets,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule
 from ansible_collections.quaywall.docker.plugins.module_utils._store import Json, Store, Stored, without_defaults
@@ -98,6 +99,8 @@ def _run(
     kept = store.read()
     settings = None if kept is None else kept.settings
     engine = _Engine(host, policy)
+    # Before any lock is taken, as far as it is known now: Docker may take its time.
+    engine.ask(settings is not None and bool(settings.get("guard", True)))
     compiled: t.Dict[t.Tuple[bool, bool], Compiled] = {}
     unread: t.Set[str] = set()
     dead: t.Set[str] = set()
@@ -139,7 +142,10 @@ def _run(
         return plans
 
     def sets() -> t.Tuple[t.Mapping[str, AddressSet], t.Collection[str]]:
-        return address_sets(next(iter(compiled.values())).sets if compiled else {}), asked
+        made = dict(next(iter(compiled.values())).sets if compiled else {})
+        # Rules for docker-proxy that were renewed without a look-up may ask one that no other rule does.
+        renewed = {} if policy is None else list_sets(policy)
+        return address_sets({**made, **{name: found for name, found in renewed.items() if name in asked}}), asked
 
     def stored() -> t.Optional[Stored]:
         return _stored(store, name, None if policy is None else options)

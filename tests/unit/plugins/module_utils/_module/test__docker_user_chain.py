@@ -770,6 +770,33 @@ def test_docker_down_takes_nothing_from_docker_proxy_s_rules(site: Site) -> None
         site.docker = Publishing(WEB)
 
 
+@pytest.mark.parametrize("module", ["chain", "rule"])
+def test_docker_down_and_a_list_that_only_docker_proxy_s_rules_ask(make: t.Callable[..., Site], module: str) -> None:
+    """Where Docker leaves ip6tables alone, no rule of DOCKER-USER asks the set of the IPv6 sources."""
+    site = make(DOCKER_29, {"INPUT": [], "FORWARD": [], "OUTPUT": []})
+    site.docker = Publishing(WEB)
+    port = {
+        "name": "web",
+        "published_port": "8080",
+        "source": ["203.0.113.0/24", "2001:db8:a::/48"],
+        "action": "accept",
+    }
+    site.chain(port, store=True, ipset_threshold=2)
+    site.docker = DockerError("Docker does not answer.")
+    six = ["2001:db8:%s::/48" % part for part in ("77", "78", "79")]
+    longer = {**port, "source": ["203.0.113.0/24", *six]}
+
+    def change(check: bool) -> Answer:
+        if module == "chain":
+            return site.chain(longer, check=check, store=True, ipset_threshold=2)
+        return site.rule(check=check, **longer, ipset_threshold=2)
+
+    assert [change(check).changed for check in (True, False, True, False)] == [True, True, False, False]
+    assert [by_proxy(site, source, 8080) for source in (OFFICE6, STRANGER6)] == ["DROP", None]
+    site.docker = Publishing(WEB)
+    assert not followed(site).changed
+
+
 def test_an_address_policy_outlasts_the_addresses(site: Site) -> None:
     """While the daemon restarts nobody has an address, and docker-proxy may already listen."""
     site.docker = Publishing(WEB)
