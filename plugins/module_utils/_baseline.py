@@ -219,6 +219,10 @@ def compile_chain(
             warnings += told
     if settle:
         proxied = {family: _closed(lines) for family, lines in proxied.items()}
+    host_ports: t.Mapping[str, t.Tuple[HostPorts, ...]] = {}
+    if guard and settings is not None and settings.default == "drop" and inventory is not None:
+        host_ports, told = _host_ports(inventory, bindings)
+        warnings += told
     return Wanted(
         rules,
         sets,
@@ -229,7 +233,7 @@ def compile_chain(
         frozenset(unanswered),
         inventory is not None,
         proxied,
-        _host_ports(inventory, bindings) if guard and settings is not None and settings.default == "drop" else {},
+        host_ports,
         tuple(unproxied),
     )
 
@@ -270,13 +274,13 @@ def _ports(rule: Rule) -> t.Tuple[int, int]:
     return int(low), int(high or low)
 
 
-def _host_ports(inventory: t.Optional[Inventory], bindings: Bindings) -> t.Dict[str, t.Tuple[HostPorts, ...]]:
-    """The published ports of all containers on the host."""
+def _host_ports(inventory: Inventory, bindings: Bindings) -> t.Tuple[t.Dict[str, t.Tuple[HostPorts, ...]], t.List[str]]:
+    """The published ports of all containers on the host, and warnings."""
     # Only here, as what a run does not need it should not pay for: Ansible compiles a module anew each time.
     from ansible_collections.quaywall.docker.plugins.module_utils._proxy import all_bindings, host_ports
 
-    found = all_bindings(inventory, bindings) if inventory is not None else ()
-    return {family: host_ports(found, family) for family in (IPV4, IPV6)}
+    found, warnings = all_bindings(inventory, bindings)
+    return {family: host_ports(found, family) for family in (IPV4, IPV6)}, warnings
 
 
 def _bridges(inventory: t.Optional[Inventory]) -> t.Dict[str, t.Tuple[str, ...]]:

@@ -514,9 +514,9 @@ def compile_policy(
     if proxied and (inventory is not None or any(subject.fixed or subject.current for subject in subjects)):
         from ansible_collections.quaywall.docker.plugins.module_utils import _proxy
 
-        found, unclear = _proxy.policy_bindings(policy, subjects, inventory, bindings)
+        found, told = _proxy.policy_bindings(policy, subjects, inventory, bindings)
         if {policy.action, policy.otherwise} & {"drop", "reject"}:
-            warnings = [*warnings, *map(_proxy.unclear_text, unclear)]
+            warnings = [*warnings, *told]
         beside = {family: _proxy.proxy_lines(policy, known, family) for family, known in found.items()}
     if not any(rules.values()) and not any(beside.values()):
         raise PolicyError(_nothing(policy))

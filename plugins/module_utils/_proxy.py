@@ -29,7 +29,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     comment_for,
     mark_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError
+from ansible_collections.quaywall.docker.plugins.module_utils._inventory import DockerError, DockerGone
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     VERDICTS,
     Policy,
@@ -55,7 +55,7 @@ def policy_bindings(
 ) -> t.Tuple[t.Dict[str, t.Tuple[Binding, ...]], t.List[str]]:
     """The published ports of the containers that the policy protects, by the families that are its business.
 
-    And the names of those that are on other networks too: nobody knows to which of them their ports lead.
+    And warnings: of those that are on other networks too, and of those that Docker does not tell about.
 
     :param subjects: the policy's target, as it was looked up.
     :param inventory: what Docker has; None if it was not asked, and then only the subjects tell.
@@ -68,29 +68,25 @@ def policy_bindings(
     if inventory is None:
         return {}, []
     if policy.target == "published_port":
-        published = all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
-        return dict.fromkeys(families, published), []
+        published, untold = all_bindings(inventory, bindings, lambda binding: _is_published(policy, binding))
+        return dict.fromkeys(families, published), untold
     network = inventory.networks.get(policy.network)
     found: t.Dict[str, t.List[Binding]] = {family: [] for family in families}
-    unclear: t.List[str] = []
+    warnings: t.List[str] = []
     for container in inventory.containers:
         leads = {family: _leads_to(policy, container, inventory, network, family) for family in families}
-        known = (*_fixed(container, bindings), *container.current_ports) if any(map(any, leads.values())) else ()
+        concerned = any(map(any, leads.values()))
+        known = (*_fixed(container, bindings, warnings), *container.current_ports) if concerned else ()
         for family, places in leads.items():
             if places and all(places):
                 found[family] += known
         if known and any(any(places) and not all(places) for places in leads.values()):
-            unclear.append(container.name)
-    return {family: tuple(known) for family, known in found.items()}, unclear
-
-
-def unclear_text(name: str) -> str:
-    """What is said of a container that is on other networks too."""
-    return (
-        "Container %s is on other networks as well, and nobody can tell to which of them its published ports lead: "
-        "what comes in to docker-proxy there (IPv6, as a rule) this policy leaves alone. Guard it with container: %s."
-        % (name, name)
-    )
+            warnings.append(
+                "Container %s is on other networks as well, and nobody can tell to which of them its published ports "
+                "lead: what comes in to docker-proxy there (IPv6, as a rule) this policy leaves alone. Guard it with "
+                "container: %s." % (container.name, container.name)
+            )
+    return {family: tuple(known) for family, known in found.items()}, warnings
 
 
 def _leads_to(
@@ -118,24 +114,34 @@ def _leads_to(
 
 def all_bindings(
     inventory: Inventory, bindings: Bindings, wanted: t.Callable[[Binding], bool] = lambda binding: True
-) -> t.Tuple[Binding, ...]:
-    """The published ports of all containers, of those that do not run as well: docker-proxy comes with them."""
+) -> t.Tuple[t.Tuple[Binding, ...], t.List[str]]:
+    """The published ports of all containers, of those that do not run as well: docker-proxy comes with them.
+
+    And a warning for each container that Docker does not tell about.
+    """
     found: t.List[Binding] = []
+    warnings: t.List[str] = []
     for container in inventory.containers:
         if container.network_mode in ("host", "none"):
             continue  # such a container may name ports, and Docker publishes none
         current = [binding for binding in container.current_ports if wanted(binding)]
         # What runs without such a port has none when it does not run either.
         if current or not (container.running and container.current_ports):
-            found += current + [binding for binding in _fixed(container, bindings) if wanted(binding)]
-    return tuple(found)
+            found += current + [binding for binding in _fixed(container, bindings, warnings) if wanted(binding)]
+    return tuple(found), warnings
 
 
-def _fixed(container: Container, bindings: Bindings) -> t.Tuple[Binding, ...]:
-    """A container's fixed port bindings; none if Docker does not say: nobody named it, so that it is no fault."""
+def _fixed(container: Container, bindings: Bindings, warnings: t.List[str]) -> t.Tuple[Binding, ...]:
+    """A container's fixed port bindings; none, and a warning, if Docker does not say: nobody named the container."""
     try:
         return bindings(container)
-    except DockerError:
+    except DockerGone:
+        return ()  # it went meanwhile, and its ports with it
+    except DockerError as error:
+        warnings.append(
+            "What container %s publishes is guarded at docker-proxy only as far as it runs now: %s"
+            % (container.name, error)
+        )
         return ()
 
 

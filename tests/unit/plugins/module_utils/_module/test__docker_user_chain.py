@@ -874,7 +874,11 @@ def test_container_network_judges_a_container_that_has_no_other(site: Site) -> N
 def test_a_container_that_cannot_be_inspected_is_no_fault_of_others(site: Site) -> None:
     site.docker = Publishing(WEB, published("dead", "172.17.0.12", 9090), broken="dead")
     port = {**WEB_POLICY, "container": None, "published_port": "8080"}
-    assert site.chain(port, {"name": "net", "network": "app", "action": "drop"}, default="drop", store=True).changed
+    found = site.chain(port, {"name": "net", "network": "app", "action": "drop"}, default="drop", store=True)
+    assert found.changed
+    assert any(
+        "What container dead publishes is guarded at docker-proxy only as far" in said for said in found.warnings
+    )
     # What it publishes now is in the list of all.
     assert by_proxy(site, STRANGER6, 9090) == "DROP"
     assert site.rule(**{**port, "source": ["2001:db8:77::/48"]}).changed
