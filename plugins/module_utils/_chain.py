@@ -18,6 +18,12 @@ import typing as t
 
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Parser, Rule
 
+FORWARD = "FORWARD"
+INPUT = "INPUT"
+POSTROUTING = "POSTROUTING"
+FILTER = "filter"
+MANGLE = "mangle"
+
 DOCKER_USER = "DOCKER-USER"
 
 #: Chains that Docker Engine makes in the filter table (20.10 to 29): a table that has one is a table Docker uses.

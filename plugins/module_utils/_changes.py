@@ -27,8 +27,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DEFAULT_CHAIN,
     DOCKER_USER,
+    FILTER,
+    FORWARD,
     GUARD_CHAIN,
     GUARD_DENY_CHAIN,
+    MANGLE,
     Chain,
     Dump,
     Table,
@@ -45,13 +48,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     text,
     union,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
-    FILTER,
-    FORWARD,
-    MANGLE,
-    Plan,
-    is_jump,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan, is_jump
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import Parser, Rule, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import IpSet, Snapshot
 from ansible_collections.quaywall.docker.plugins.module_utils._trace import CLIENT_PORTS, Start, Tracer

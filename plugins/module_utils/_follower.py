@@ -21,12 +21,12 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _programs
 from ansible_collections.quaywall.docker.plugins.module_utils._events import (
     CONTAINER,
     Connected,
@@ -156,26 +156,7 @@ class Processes:
         descriptors: t.Sequence[int],
     ) -> t.Tuple[int, bytes, bytes]:
         """A Runner of C(_iptables)."""
-        try:
-            process = subprocess.Popen(  # pylint: disable=ansible-bad-function
-                list(args),
-                stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, **environment},
-                pass_fds=tuple(descriptors),
-            )
-        except OSError as error:
-            # What a shell returns for a program that cannot be run.
-            return 127, b"", str(error).encode("utf-8", "surrogateescape")
-        self.own.append(process.pid)
-        try:
-            out, err = process.communicate(data)
-        except BaseException:
-            process.kill()
-            process.communicate()
-            raise
-        return process.returncode, out, err
+        return _programs.run(args, data, environment, descriptors, self.own.append)
 
     @staticmethod
     def find(program: str) -> t.Optional[str]:

@@ -23,26 +23,22 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     ALLOWING,
     DEFAULT_CHAIN,
     DEFAULT_COMMENT,
+    FILTER,
+    FORWARD,
     GUARD_CHAIN,
     GUARD_COMMENT,
     GUARD_DENY_CHAIN,
     GUARD_MARK,
+    INPUT,
+    MANGLE,
+    POSTROUTING,
     PROXY_CHAIN,
     Table,
     can_only_deny,
     is_default,
     mark_of,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
-    FILTER,
-    FORWARD,
-    INPUT,
-    MANGLE,
-    POSTROUTING,
-    OwnChain,
-    established_rule,
-    with_policy,
-)
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import OwnChain, established_rule, with_policy
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import Field, Rule, field, normalise, parse
 
 _FORWARD_HOOK = parse('-m comment --comment "%s" -j %s' % (GUARD_COMMENT, GUARD_CHAIN))

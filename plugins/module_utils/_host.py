@@ -19,7 +19,8 @@ import socket
 import struct
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute
 
 _NET = "/proc/thread-self/net"
 _ANY_GATEWAY = ("00000000", "0" * 32)
@@ -58,6 +59,9 @@ def _read(name: str) -> str:
 
 def bridge_routes() -> t.List[BridgeRoute]:
     """The networks that are directly connected to a bridge of this host, narrow ones and link-local left out."""
+    # Only here: who reads a host's snapshot has no policies.
+    from ansible_collections.quaywall.docker.plugins.module_utils._policy import BridgeRoute
+
     routes: t.List[t.Tuple[t.Union[ipaddress.IPv4Network, ipaddress.IPv6Network], str]] = []
     routes += parse_ipv4_routes(_read("route"))
     routes += parse_ipv6_routes(_read("ipv6_route"))

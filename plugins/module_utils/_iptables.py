@@ -26,16 +26,22 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DEFAULT_CHAIN,
     DOCKER_CHAINS,
     DOCKER_USER,
+    FORWARD,
     GUARD_CHAIN,
     GUARD_DENY_CHAIN,
+    INPUT,
+    MANGLE,
+    POSTROUTING,
     PROXY_CHAIN,
     Dump,
     Table,
     docker_manages,
     parse_dump,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, INPUT, MANGLE, POSTROUTING, Plan
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
+
+if t.TYPE_CHECKING:
+    from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan
 
 NFT = "nft"
 LEGACY = "legacy"
@@ -120,7 +126,7 @@ class Companion:
 
 
 #: Makes the plans of all families from the tables as they are.
-Planner = t.Callable[[State], t.Mapping[str, Plan]]
+Planner = t.Callable[[State], t.Mapping[str, "Plan"]]
 
 
 def _decode(output: bytes) -> str:

@@ -18,8 +18,7 @@ import socket
 import struct
 import typing as t
 
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, FORWARD
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NETLINK_NETFILTER = 12

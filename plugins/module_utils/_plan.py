@@ -19,7 +19,10 @@ import typing as t
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DOCKER_USER,
     ESTABLISHED_COMMENT,
+    FILTER,
+    FORWARD,
     GUARD_CHAIN,
+    MANGLE,
     PROXY_CHAIN,
     Chain,
     Table,
@@ -32,12 +35,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     only_established,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule, field, normalise, parse
-
-FORWARD = "FORWARD"
-INPUT = "INPUT"
-POSTROUTING = "POSTROUTING"
-FILTER = "filter"
-MANGLE = "mangle"
 
 
 class Delete(t.NamedTuple):

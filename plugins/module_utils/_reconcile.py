@@ -24,6 +24,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._baseline import (
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._beside import Beside, address_sets
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
+    MANGLE,
     docker_manages,
     is_managed,
     mark_of,
@@ -37,7 +38,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._iptables import (
     FirewallError,
     State,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import MANGLE, Plan
 from ansible_collections.quaywall.docker.plugins.module_utils._policy import (
     BridgeRoute,
     Policy,
@@ -50,6 +50,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._store import Stor
 if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Inventory
     from ansible_collections.quaywall.docker.plugins.module_utils._ipset import AddressSet, Ipset
+    from ansible_collections.quaywall.docker.plugins.module_utils._plan import Plan
 
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 

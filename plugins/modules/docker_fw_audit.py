@@ -19,6 +19,8 @@ description:
     back. What cannot be known (a rate limit, an unread ipset, a match that is not understood) makes a finding possible
     instead of definite, and it is named.
   - Only reads, in check mode and outside. Nothing is loaded into the kernel to be read, and no container is inspected.
+  - The host is read by M(quaywall.docker.docker_fw_snapshot), and judged on the controller. With C(async), both is done
+    on the host.
   - Whatever cannot be read on the host (Docker is down, the SDK is missing, the task has no root) is a finding of the
     check V(snapshot_incomplete) and no failure of the task.
 extends_documentation_fragment:
@@ -28,11 +30,19 @@ attributes:
   platform:
     support: full
     platforms: linux
+  action:
+    description:
+      - Indicates this has a corresponding action plugin so some parts of the options can be executed on the controller.
+    support: full
+  async:
+    description: Supports being used with the C(async) keyword.
+    support: full
 options:
   snapshot:
     description:
       - Judge this snapshot in place of the host, as an earlier run with O(return_snapshot=true) returned it, as data or
-        as JSON text. Needs neither Docker nor iptables nor root.
+        as JSON text, or M(quaywall.docker.docker_fw_snapshot). Needs neither Docker nor iptables nor root, and the host
+        is not asked.
     type: raw
   return_snapshot:
     description:
@@ -114,6 +124,7 @@ notes:
   - The RV(findings[].id) of a finding stays the same from run to run as long as its rule does, so two runs can be
     compared.
 seealso:
+  - module: quaywall.docker.docker_fw_snapshot
   - module: quaywall.docker.docker_user_rule
   - name: Packet filtering and firewalls
     description: Docker's documentation of the DOCKER-USER chain.

@@ -75,8 +75,9 @@ options:
     choices: [delivered, blocked]
   snapshot:
     description:
-      - Trace over this snapshot in place of the host, as M(quaywall.docker.docker_fw_audit) with
-        C(return_snapshot=true) returned it, as data or as JSON text. Needs neither Docker nor iptables nor root.
+      - Trace over this snapshot in place of the host, as M(quaywall.docker.docker_fw_snapshot) returned it, or
+        M(quaywall.docker.docker_fw_audit) with C(return_snapshot=true), as data or as JSON text. Needs neither Docker
+        nor iptables nor root.
     type: raw
 requirements:
   - iptables 1.8 or newer, for the rules of this host

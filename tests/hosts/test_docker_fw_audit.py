@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import typing as t
 
 import pytest
@@ -199,6 +200,55 @@ def port_only(result: dict[str, t.Any]) -> Finding:
     assert "admin" in finding["message"] and "shop" in finding["message"]
     assert result["report"][0].startswith("CRITICAL: port_only_deny (IPv4 DOCKER-USER rule 1)")
     return t.cast("Finding", finding)
+
+
+# Where it is judged ---------------------------------------------------------------------------------------------------
+
+AUDIT: t.Final = "quaywall.docker.docker_fw_audit"
+EVERY_WAY: t.Final = [
+    {"name": "Read", "quaywall.docker.docker_fw_snapshot": {}, "register": "reading"},
+    {"name": "Judge on the controller", AUDIT: {"return_snapshot": True}, "register": "controller"},
+    {"name": "Judge on the host", AUDIT: {"return_snapshot": True}, "async": 120, "poll": 1, "register": "host"},
+    {"name": "Judge what was read", AUDIT: {"snapshot": "{{ reading.snapshot }}"}, "register": "data"},
+    {"name": "Judge its text", AUDIT: {"snapshot": "{{ reading.snapshot | to_json }}"}, "register": "text"},
+    {
+        "name": "Tell all of it",
+        "ansible.builtin.debug": {"msg": "{{ [reading, controller, host, data, text] }}"},
+    },
+]
+
+
+def without_chance(snapshot: dict[str, t.Any]) -> t.Any:
+    """A snapshot without times and counters, in an order of its own, as Docker lists networks in any."""
+
+    def settled(value: t.Any) -> t.Any:
+        if isinstance(value, dict):
+            return {key: settled(item) for key, item in value.items() if key != "collected"}
+        if isinstance(value, list):
+            return sorted((settled(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+        return re.sub(r"(?m)^# .* on .*$| \[\d+:\d+\]$", "", value) if isinstance(value, str) else value
+
+    return settled(snapshot)
+
+
+def test_wherever_it_is_judged(stages: dict[str, Stage], tmp_path: pathlib.Path) -> None:
+    """On the controller, on the host (async), or from a snapshot, however it comes: one answer."""
+    together(stages.values(), lambda stage: stage.host.run(PORT_ONLY))
+    try:
+        told = run_playbook(tmp_path, stages.values(), dict.fromkeys(stages, EVERY_WAY))
+    finally:
+        together(stages.values(), Stage.restore)
+    for result in told.values():
+        reading, *judged = result["msg"]
+        assert not any(one["changed"] for one in result["msg"])
+        assert reading["msg"] == "Everything could be read."
+        assert judged[0]["summary"]["critical"] == 1
+        for one in judged[1:]:
+            assert [one[key] for key in ("findings", "report", "summary", "msg")] == [
+                judged[0][key] for key in ("findings", "report", "summary", "msg")
+            ]
+        for one in judged[:2]:
+            assert without_chance(one["snapshot"]) == without_chance(reading["snapshot"])
 
 
 # Whom a rule hits -----------------------------------------------------------------------------------------------------

@@ -48,11 +48,11 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways impor
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DENYING,
     DOCKER_USER,
+    FORWARD,
     is_bare_return,
     is_established,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import join
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, Rule
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import docker_variant
 

@@ -26,7 +26,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Published,
     Survey,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, Chain, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, FORWARD, Chain, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     Intervals,
@@ -36,7 +36,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     subtract,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._plan import (
-    FORWARD,
     Append,
     Delete,
     Insert,

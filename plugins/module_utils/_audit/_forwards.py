@@ -53,6 +53,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     CONTINUING,
     DENYING,
     DOCKER_USER,
+    FORWARD,
     Chain,
     is_established,
 )
@@ -65,7 +66,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     of_network,
     overlaps,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, arguments, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import ACCEPT, Program, Site, interface_matches
 

@@ -49,6 +49,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     ALLOWING,
     DENYING,
     DOCKER_USER,
+    FORWARD,
     Chain,
     is_bare_return,
     is_established,
@@ -63,7 +64,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     of_network,
     subtract,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, is_jump
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import is_jump
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV6, Rule, parse
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import RETURN, SOURCE, Flow, Outcome, Program, Site
 

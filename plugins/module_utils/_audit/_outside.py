@@ -21,14 +21,13 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._finding im
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey import FAMILY_TEXTS, Family, Survey
 from ansible_collections.quaywall.docker.plugins.module_utils._audit._ways import ports_text
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     Intervals,
     join,
     of_network,
     subtract,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import DESTINATION, Flow
 

@@ -24,9 +24,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Published,
     Survey,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import EVERYTHING, Intervals, join
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import Site
 
 if t.TYPE_CHECKING:

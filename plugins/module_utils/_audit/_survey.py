@@ -22,6 +22,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._chain import (
     DENYING,
     DOCKER_CHAINS,
     DOCKER_USER,
+    FORWARD,
     GUARD_DENY_CHAIN,
     GUARD_MARK,
     Chain,
@@ -40,7 +41,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     text,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._inventory import Binding, Container, Inventory, Network
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD, is_jump
+from ansible_collections.quaywall.docker.plugins.module_utils._plan import is_jump
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6, Rule, parse, port_ranges
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import Snapshot, docker_variant
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (

@@ -38,7 +38,7 @@ from ansible_collections.quaywall.docker.plugins.module_utils._audit._survey imp
     Survey,
     is_dockers,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, is_bare_return, mark_of
+from ansible_collections.quaywall.docker.plugins.module_utils._chain import DENYING, FORWARD, is_bare_return, mark_of
 from ansible_collections.quaywall.docker.plugins.module_utils._intervals import (
     EVERYTHING,
     NOTHING,
@@ -50,7 +50,6 @@ from ansible_collections.quaywall.docker.plugins.module_utils._intervals import 
     size,
     subtract,
 )
-from ansible_collections.quaywall.docker.plugins.module_utils._plan import FORWARD
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 from ansible_collections.quaywall.docker.plugins.module_utils._walk import (
     ANY_PORT,

@@ -5,13 +5,14 @@
 # Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 # Do not use this from other collections or standalone plugins/modules!
 
-"""What every module needs of Ansible and the host: a way to run programs, Docker, and text that can be printed."""
+"""What every module needs of Ansible and the host: a way to find programs, Docker, and text that can be printed."""
 
 from __future__ import annotations
 
 import os
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _programs
 from ansible_collections.quaywall.docker.plugins.module_utils._chain import DOCKER_USER, SET_PREFIX
 from ansible_collections.quaywall.docker.plugins.module_utils._rule import IPV4, IPV6
 
@@ -24,33 +25,6 @@ if t.TYPE_CHECKING:
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Change, Finder, Firewall, Runner
 
 FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
-
-
-def make_runner(module: AnsibleModule) -> Runner:
-    """The module's way to run a program."""
-
-    def run(
-        args: t.Sequence[str],
-        data: t.Optional[bytes],
-        environment: t.Mapping[str, str],
-        descriptors: t.Sequence[int],
-    ) -> t.Tuple[int, bytes, bytes]:
-        try:
-            result: t.Tuple[int, bytes, bytes] = module.run_command(
-                list(args),
-                data=data,
-                binary_data=True,
-                encoding=None,
-                environ_update=dict(environment),
-                pass_fds=tuple(descriptors),
-                handle_exceptions=False,
-            )
-        except OSError as error:
-            # What a shell returns for a program that cannot be run; run_command would end the module.
-            return 127, b"", str(error).encode("utf-8", "surrogateescape")
-        return result
-
-    return run
 
 
 def make_finder(module: AnsibleModule) -> Finder:
@@ -141,7 +115,7 @@ def make_host(module: AnsibleModule) -> Host:
     """The host that the module runs on."""
     from ansible_collections.quaywall.docker.plugins.module_utils._iptables import Firewall
 
-    run, find = make_runner(module), make_finder(module)
+    run, find = _programs.run, make_finder(module)
 
     def connections() -> Connections:
         from ansible_collections.quaywall.docker.plugins.module_utils._connections import Connections

@@ -13,10 +13,10 @@ import json
 import traceback
 import typing as t
 
+from ansible_collections.quaywall.docker.plugins.module_utils import _programs
 from ansible_collections.quaywall.docker.plugins.module_utils._module._edge import (
     make_docker,
     make_finder,
-    make_runner,
     printable,
 )
 from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import SnapshotError
@@ -33,7 +33,7 @@ def collect_here(module: AnsibleModule) -> t.Mapping[str, t.Any]:
     # A snapshot that is given needs none of this.
     from ansible_collections.quaywall.docker.plugins.module_utils._collect import collect
 
-    return collect(make_runner(module), make_finder(module), make_docker)
+    return collect(_programs.run, make_finder(module), make_docker)
 
 
 def document_of(given: t.Any) -> t.Any:
@@ -53,31 +53,43 @@ def document_of(given: t.Any) -> t.Any:
         ) from None
 
 
+def answered(
+    name: str, body: t.Callable[[], t.Dict[str, t.Any]], errors: t.Tuple[t.Type[Exception], ...]
+) -> t.Dict[str, t.Any]:
+    """What a judgement answers, or a sentence that says what was wrong.
+
+    :param name: of the module.
+    :param body: does it all and returns the results, with C(failed).
+    :param errors: what is wrong with the options, as one sentence.
+    :returns: the results, with C(failed).
+    """
+    try:
+        return body()
+    except errors as error:
+        return {"failed": True, "msg": printable(str(error))}
+    except Exception as error:  # noqa: BLE001 -- a traceback is no answer
+        return {
+            "failed": True,
+            "msg": "Unexpected error in %s: %s. Please report it." % (name, error),
+            "exception": traceback.format_exc(),
+        }
+
+
+def shown_arguments(options: t.Mapping[str, t.Any]) -> t.Dict[str, t.Any]:
+    """The options as they may be repeated beside a result: a snapshot may be the most of it."""
+    return dict(options, snapshot="(given)") if options.get("snapshot") is not None else dict(options)
+
+
 def leave_reading(
     module: AnsibleModule,
     name: str,
     body: t.Callable[[], t.Dict[str, t.Any]],
     errors: t.Tuple[t.Type[Exception], ...],
 ) -> None:
-    """Do what a module that judges does, and leave with its result, or with a sentence that says what was wrong.
-
-    :param name: the module's.
-    :param body: does it all and returns the results, with C(failed).
-    :param errors: what is wrong with the options, as one sentence.
-    """
-    try:
-        result = body()
-    except errors as error:
-        module.fail_json(msg=printable(str(error)))
-    except Exception as error:  # noqa: BLE001 -- a traceback is no answer
-        module.fail_json(
-            msg="Unexpected error in %s: %s. Please report it." % (name, error), exception=traceback.format_exc()
-        )
-    else:
-        failed = bool(result.pop("failed"))
-        if module.params["snapshot"] is not None:
-            # Ansible repeats all options beside the result, and this one may be the most of it.
-            result["invocation"] = {"module_args": dict(module.params, snapshot="(given)")}
-        if failed:
-            module.fail_json(**result)
-        module.exit_json(**result)
+    """Leave a module that judges with what is :func:`answered`."""
+    result = answered(name, body, errors)
+    # Ansible repeats the options unless they are there.
+    result["invocation"] = {"module_args": shown_arguments(module.params)}
+    if result.pop("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)

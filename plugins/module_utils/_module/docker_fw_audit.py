@@ -26,6 +26,8 @@ from ansible_collections.quaywall.docker.plugins.module_utils._snapshot import S
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+NAME = "docker_fw_audit"
+
 _FAMILY_TEXTS = {IPV4: "IPv4", IPV6: "IPv6"}
 
 
@@ -51,6 +53,10 @@ class Ignore(t.NamedTuple):
         return _normal(self.rule, family) == _normal(finding.place.rule, family)
 
 
+#: What is wrong with what was given, as one sentence.
+ERRORS = (OptionError, SnapshotError)
+
+
 def argument_spec() -> t.Dict[str, t.Any]:
     """The module's options."""
     return {
@@ -72,27 +78,54 @@ def argument_spec() -> t.Dict[str, t.Any]:
     }
 
 
+class Wish(t.NamedTuple):
+    """What is to be judged how: the checks to make, and what becomes of their findings."""
+
+    checks: t.Sequence[str]
+    ignores: t.Sequence[Ignore]
+    fail_on: str
+    return_snapshot: bool
+
+
+def wish(options: t.Mapping[str, t.Any]) -> Wish:
+    """The wish that the module's options express.
+
+    :raises OptionError: they make no sense.
+    """
+    return Wish(
+        _names(options["checks"], options["skip_checks"]),
+        [_ignore(item, index) for index, item in enumerate(options["ignore"])],
+        options["fail_on"],
+        options["return_snapshot"],
+    )
+
+
 def run_module(module: AnsibleModule, collector: Collector = collect_here) -> None:
     """Judge this host or the snapshot given, and leave the module. Nothing is ever changed."""
-    leave_reading(module, "docker_fw_audit", lambda: _run(module, collector), (OptionError, SnapshotError))
+
+    def body() -> t.Dict[str, t.Any]:
+        wanted, given = wish(module.params), module.params["snapshot"]
+        return judged(collector(module) if given is None else document_of(given), wanted)
+
+    leave_reading(module, NAME, body, ERRORS)
 
 
-def _run(module: AnsibleModule, collector: Collector) -> t.Dict[str, t.Any]:
-    options = module.params
-    names = _names(options["checks"], options["skip_checks"])
-    ignores = [_ignore(item, index) for index, item in enumerate(options["ignore"])]
-    given = options["snapshot"]
-    document = collector(module) if given is None else document_of(given)
+def judged(document: t.Any, wanted: Wish) -> t.Dict[str, t.Any]:
+    """The module's results, with C(failed).
+
+    :param document: the snapshot, as data.
+    :raises SnapshotError: it is none.
+    """
     snapshot = from_json(document)
     findings: t.List[Finding] = []
     ignored: t.List[t.Tuple[Finding, str]] = []
-    for finding in audit(snapshot, names):
-        reason = next((item.reason for item in ignores if item.covers(finding)), None)
+    for finding in audit(snapshot, wanted.checks):
+        reason = next((item.reason for item in wanted.ignores if item.covers(finding)), None)
         if reason is None:
             findings.append(finding)
         else:
             ignored.append((finding, reason))
-    fail_on = options["fail_on"]
+    fail_on = wanted.fail_on
     failed = fail_on != "none" and any(
         SEVERITIES.index(finding.severity) >= SEVERITIES.index(fail_on) for finding in findings
     )
@@ -113,7 +146,7 @@ def _run(module: AnsibleModule, collector: Collector) -> t.Dict[str, t.Any]:
     }
     if failed:
         result["msg"] = "\n".join([result["msg"], *report])
-    if options["return_snapshot"]:
+    if wanted.return_snapshot:
         result["snapshot"] = to_json(snapshot)
     return result
 
