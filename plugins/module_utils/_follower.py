@@ -322,15 +322,16 @@ class Known:
                 self._asked.add(container.id)
                 self._ask(container.id)
 
-    def save(self, ip6_dnat: t.Optional[bool]) -> None:
+    def save(self, ip6_dnat: t.Optional[bool]) -> bool:
         """Remember it on the disk, if it is known whole and not what is there.
 
+        :returns: True if it is there now; False if it is not known whole yet.
         :raises StoreError: it cannot be written.
         """
         if self.docker is None or self.inventory is None:
-            return
+            return False
         if any(container.id not in self._fixed for container in self.inventory.containers):
-            return
+            return False
         # What is expected back as well: another process of ours must not take it for a mistake.
         document = to_stored(self.guarded() or self.inventory, self.bindings)
         if ip6_dnat is not None:
@@ -338,6 +339,7 @@ class Known:
         if document != self._stored:
             self._store.write_inventory(document)
             self._stored = document
+        return True
 
     # What messages change
 
@@ -707,12 +709,11 @@ class Follower:
         self._known.ask_for_the_rest()
         self._busy = True
         try:
-            self._known.save(self._reconciler.ip6_dnat)
+            if self._known.save(self._reconciler.ip6_dnat):
+                self._settled("save")
         except Exception as error:  # noqa: BLE001 -- a full disk must not end what guards
             self._complain("save", sentence(error))
             self._known.unsure = True
-        else:
-            self._settled("save")
         finally:
             self._busy = False
         if self._known.unsure and self._known.docker is not None:

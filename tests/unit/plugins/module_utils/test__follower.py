@@ -845,6 +845,24 @@ def test_a_full_disk_is_told_and_ends_nothing(make_bench: t.Callable[..., Bench]
     assert bench.due() is None
 
 
+def test_what_was_not_tried_does_not_end_a_full_disk(make_bench: t.Callable[..., Bench], docker: Docker) -> None:
+    """While a container is not inspected yet nothing is stored, and nothing says that it can be."""
+    bench = make_bench(connected(docker))
+    full = "/var/lib/quaywall/inventory.json cannot be written (no space left)."
+    bench.store.errors.append(FirewallError(full))
+    bench.first()
+    docker.containers[B] = container(B, "new", running=False)
+    bench.follower.reload()
+    bench.happens(event("create", B, "new"))
+    bench.rest(10)
+    bench.happens(Inspection(docker.containers[B], (), False))
+    bench.rest(10)
+    assert bench.journal.lines == [full]
+    bench.store.errors.clear()
+    bench.rest(10)
+    assert bench.journal.lines == [full, "What Docker has can be stored again."]
+
+
 def test_what_waits_and_what_warns_is_said_when_it_is_new(make_bench: t.Callable[..., Bench], docker: Docker) -> None:
     bench = make_bench(connected(docker))
     waits = "There is no container admin; there is web."
