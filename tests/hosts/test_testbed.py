@@ -31,6 +31,7 @@ def machine() -> dict[str, str]:
         "routes": "ip route show table all | grep -v '^multicast'",
         "forwarding": "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding",
         "bridges": "ip -brief link show type bridge",
+        "controllers": "cd /sys/fs/cgroup; cat cgroup.subtree_control */cgroup.subtree_control || true",
     }
     return {what: subprocess.check_output(["sh", "-c", command], text=True) for what, command in commands.items()}
 

@@ -585,7 +585,7 @@ class Bed:
             *(f"--security-opt={option}=unconfined" for option in ("seccomp", "apparmor", "systempaths")),
             "--device-cgroup-rule=a *:* rwm",
             "--cgroupns=host",
-            f"--volume={_cgroup_folder(spec.suite)}:/sys/fs/cgroup:rw",
+            *_cgroup_volumes(spec.suite),
             "--volume=/var/lib/docker",
             "--volume=/var/lib/containerd",
             *(f"--tmpfs={folder}" for folder in ("/run", "/run/lock", "/tmp")),
@@ -636,12 +636,18 @@ def _lab_subnets(name: str, attempt: int) -> tuple[str, str]:
     return v4, v6
 
 
-def _cgroup_folder(suite: str) -> str:
+def _cgroup_volumes(suite: str) -> list[str]:
     """What the host's systemd shall see as /sys/fs/cgroup."""
     if pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists() or not SUITES[suite].wants_cgroup_v2:
-        return "/sys/fs/cgroup"
+        return ["--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw"]
     if pathlib.Path("/sys/fs/cgroup/unified/cgroup.controllers").exists():
-        return "/sys/fs/cgroup/unified"
+        return [
+            "--volume=/sys/fs/cgroup/unified:/sys/fs/cgroup:rw",
+            # A machine may have left a controller to v2 (seen: hugetlb). The host's runc would enable it from the
+            # machine's root down to the host's own group; that group then takes no process, and `docker exec` of an
+            # engine on v1 fails with EBUSY. What is mounted over a file of this tree, runc does not write, and goes on.
+            "--volume=/dev/null:/sys/fs/cgroup/cgroup.subtree_control:ro",
+        ]
     raise BedError(f"a {suite} host needs cgroup v2; this machine has neither a pure v2 tree nor one at .../unified")
 
 
